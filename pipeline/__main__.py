@@ -1,0 +1,7 @@
+"""`python -m predecode.pipeline` is the command `predecode`."""
+
+import sys
+
+from predecode.pipeline.cli import main
+
+sys.exit(main())

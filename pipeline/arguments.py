@@ -1,0 +1,177 @@
+"""What the command line accepts; `--help` is made from this."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from typing import get_args
+
+from predecode.transforms.images import IMAGE_CODECS
+from predecode.transforms.options import MaterializeOptions, OnError
+from predecode.transforms.resize import RESIZE_MODES
+
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+_DEFAULTS = MaterializeOptions(source="source", output="output")
+
+_EPILOG = """\
+examples:
+  predecode materialize data/pusht out/pusht --delta-indices '{"action": [0, 1, 2, 3]}'
+  predecode materialize data/aloha out/aloha-224 --image-size 224 --delta-timestamps windows.json
+  predecode materialize data/aloha out/aloha --image-codec png --direct_num_workers=8
+
+Beam's own options, such as --runner, are taken too. Run the same command again to go on after an interruption."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="predecode",
+        description="Decodes robot-learning video once: LeRobot datasets to WebDataset shards of training windows.",
+    )
+    parser.set_defaults(debug=False)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    _add_materialize(commands)
+    inspect = commands.add_parser("inspect", help="what is in an output", description="Says what is in an output.")
+    inspect.add_argument("output", metavar="OUTPUT", help="folder or URL that `predecode materialize` wrote")
+    inspect.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    _add_common(inspect)
+    preview = commands.add_parser(
+        "preview",
+        help="a contact sheet of windows",
+        description="Draws windows as a PNG: a row per window and camera, frames along deltas, padded slots marked.",
+    )
+    preview.add_argument("output", metavar="OUTPUT", help="folder or URL that `predecode materialize` wrote")
+    preview.add_argument("picture", metavar="PICTURE", help="the PNG to write")
+    preview.add_argument("--split", choices=("train", "val"), default="train", help="default: %(default)s")
+    preview.add_argument("--windows", type=_at_least_one, default=6, metavar="N", help="how many; default: %(default)s")
+    _add_common(preview)
+    return parser
+
+
+def _add_materialize(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "materialize",
+        help="write shards of training windows",
+        description="Turns a LeRobot dataset (v3.0, v2.1, v2.0) into WebDataset shards of exact training windows.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("source", metavar="SOURCE", help="the dataset: a folder or an fsspec URL")
+    add("output", metavar="OUTPUT", help="where to write: a folder or an fsspec URL; what is committed there is kept")
+    _add_windows(parser.add_argument_group("windows"))
+    _add_pixels(parser.add_argument_group("pixels"))
+    _add_shards(parser.add_argument_group("shards"))
+    run = parser.add_argument_group("run")
+    run.add_argument(
+        "--on-error",
+        choices=get_args(OnError),
+        default=_DEFAULTS.on_error,
+        help="fail, or leave out what is bad and list it in quarantine.jsonl; default: %(default)s",
+    )
+    run.add_argument("--overwrite", action="store_true", help="replace an output of another plan")
+    run.add_argument("--no-progress", action="store_true", help="no progress on standard error")
+    run.add_argument("--json", action="store_true", help="the summary as one JSON object on standard output")
+    _add_common(run)
+
+
+def _add_windows(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--delta-timestamps", metavar="JSON", help='{"feature": [seconds, ...]}, inline or a path to a .json file')
+    add("--delta-indices", metavar="JSON", help="the same in frames; excludes the former")
+    add("--exclude-features", metavar="NAME", action="append", default=[], help="leave out a feature; repeatable")
+    add("--episodes", metavar="SPEC", help="such as 0:10,12,15: (half-open ranges); default: all")
+    add("--anchor-stride", metavar="N", type=int, default=1, help="every N-th frame is an anchor; default: 1")
+    add("--drop-last-frames", metavar="N", type=int, default=0, help="the last N are no anchors; default: 0")
+    add(
+        "--tolerance-s",
+        metavar="S",
+        type=float,
+        default=_DEFAULTS.tolerance_s,
+        help="how far deltas may be off 1/fps, and frames off their timestamps, in seconds; default: %(default)s",
+    )
+    add(
+        "--validation-fraction",
+        metavar="F",
+        type=float,
+        default=0.0,
+        help="share of the episodes that go to the split val; default: 0",
+    )
+
+
+def _add_pixels(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--image-size", metavar="N|HxW", type=_image_size, help="stored size; default: the source's")
+    add(
+        "--resize-mode",
+        choices=RESIZE_MODES,
+        default=_DEFAULTS.resize_mode,
+        help="pad keeps the aspect ratio, on black; crop keeps it, cutting the longer side; default: %(default)s",
+    )
+    add(
+        "--image-codec",
+        choices=IMAGE_CODECS,
+        default=_DEFAULTS.image_codec,
+        help="png, webp and zstd are lossless and compressed, raw is lossless; default: %(default)s",
+    )
+    add(
+        "--jpeg-quality",
+        metavar="Q",
+        type=int,
+        default=_DEFAULTS.jpeg_quality,
+        help="1 to 100, chroma is never subsampled; default: %(default)s",
+    )
+    add(
+        "--min-psnr-db",
+        metavar="DB",
+        type=float,
+        default=_DEFAULTS.min_psnr_db,
+        help="fail where encoding loses more, per camera; default: %(default)s",
+    )
+
+
+def _add_shards(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--shard-bytes", metavar="SIZE", type=_bytes, default=_DEFAULTS.shard_bytes, help="aim; default: 256MB")
+    add("--min-shards", metavar="N", type=int, help="per split, where there are enough anchors; default: 16")
+    add(
+        "--anchors-per-sample",
+        metavar="N|auto",
+        type=_anchors_per_sample,
+        help="anchors that share a sample; auto (default): 1 where every camera shows one frame, else a run",
+    )
+    add("--seed", metavar="N", type=int, default=0, help="of the order of segments and of the split; default: 0")
+
+
+def _add_common(group: argparse._ActionsContainer) -> None:
+    group.add_argument("--storage-options", metavar="JSON", default="{}", help="options for fsspec, a JSON object")
+    group.add_argument("--debug", action="store_true", help="tracebacks and logs")
+
+
+def _image_size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"expected N or HxW, such as 224 or 240x320, got {text!r}")
+    return int(match[1]), int(match[2] or match[1])
+
+
+def _bytes(text: str) -> int:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text)
+    if not match or match[2].upper() not in _UNITS:
+        raise argparse.ArgumentTypeError(f"expected a size such as 256MB or 1GiB, got {text!r}")
+    return int(float(match[1]) * _UNITS[match[2].upper()])
+
+
+def _anchors_per_sample(text: str) -> int | None:
+    return None if text == "auto" else _at_least_one(text)
+
+
+def _at_least_one(text: str) -> int:
+    try:
+        if int(text) >= 1:
+            return int(text)
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")

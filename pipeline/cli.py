@@ -1,0 +1,143 @@
+"""The command `predecode`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from predecode.pipeline.arguments import build_parser
+from predecode.transforms.errors import PredecodeError, UsageError
+from predecode.transforms.options import MaterializeOptions
+
+EXIT_DONE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command; errors become one message on standard error.
+
+    Args:
+        arguments: Of the command line; those of this process if not given.
+
+    Returns:
+        The exit status: 0 done, 1 the data or the job failed, 2 wrong usage.
+    """
+    parser = build_parser()
+    parsed, rest = parser.parse_known_args(arguments)
+    # Beam logs what it raises anyway, tracebacks and all.
+    logging.basicConfig(level=logging.INFO if parsed.debug else logging.CRITICAL)
+    try:
+        if rest and parsed.command != "materialize":
+            raise UsageError(f"Unknown option or argument: {' '.join(rest)}. See `predecode {parsed.command} --help`.")
+        _COMMANDS[parsed.command](parsed, rest)
+    except PredecodeError as error:
+        return _report(error, str(error), debug=parsed.debug)
+    except KeyboardInterrupt:
+        print("\nStopped. What is committed is kept: run the same command again to go on.", file=sys.stderr)
+        return EXIT_FAILED
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _report(error, f"{where}{error.strerror or error}.", debug=parsed.debug)
+    return EXIT_DONE
+
+
+def _report(error: Exception, message: str, *, debug: bool) -> int:
+    if debug:
+        traceback.print_exception(error)
+    print(f"predecode: {message}", file=sys.stderr)
+    return EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED
+
+
+def _materialize(parsed: argparse.Namespace, beam_flags: Sequence[str]) -> None:
+    # Beam takes a second to import: --help and the other commands don't wait for it.
+    from predecode.pipeline.job import materialize
+
+    summary = materialize(options_of(parsed), list(beam_flags), show_progress=not parsed.no_progress)
+    print(summary.to_json() if parsed.json else summary)
+
+
+def options_of(parsed: argparse.Namespace) -> MaterializeOptions:
+    """The options of `predecode materialize` from its parsed arguments.
+
+    Raises:
+        UsageError: a value cannot be understood.
+    """
+    return MaterializeOptions(
+        source=parsed.source,
+        output=parsed.output,
+        delta_timestamps=_windows("--delta-timestamps", parsed.delta_timestamps),
+        delta_indices=_windows("--delta-indices", parsed.delta_indices),
+        exclude_features=tuple(name for names in parsed.exclude_features for name in names.split(",")),
+        episodes=parsed.episodes,
+        tolerance_s=parsed.tolerance_s,
+        image_size=parsed.image_size,
+        resize_mode=parsed.resize_mode,
+        image_codec=parsed.image_codec,
+        jpeg_quality=parsed.jpeg_quality,
+        min_psnr_db=parsed.min_psnr_db,
+        shard_bytes=parsed.shard_bytes,
+        min_shards=parsed.min_shards,
+        anchor_stride=parsed.anchor_stride,
+        drop_last_frames=parsed.drop_last_frames,
+        anchors_per_sample=parsed.anchors_per_sample,
+        validation_fraction=parsed.validation_fraction,
+        seed=parsed.seed,
+        on_error=parsed.on_error,
+        overwrite=parsed.overwrite,
+        storage_options_json=parsed.storage_options,
+    )
+
+
+def _windows(flag: str, text: str | None) -> tuple[tuple[str, tuple[Any, ...]], ...]:
+    """Reads `{"feature": [delta, ...]}`, inline or from a file."""
+    if text is None:
+        return ()
+    path = Path(text)
+    try:
+        content = json.loads(path.read_text() if text.endswith(".json") else text, object_pairs_hook=_without_repeats)
+    except OSError as error:
+        raise UsageError(f"{flag}: cannot read {text}: {error.strerror}.") from None
+    except ValueError as error:
+        raise UsageError(f'{flag}: expected JSON such as {{"action": [0, 1, 2]}}, got {text!r:.80}: {error}.') from None
+    if not isinstance(content, dict) or not all(isinstance(deltas, list) for deltas in content.values()):
+        raise UsageError(f'{flag}: expected an object of lists such as {{"action": [0, 1, 2]}}, got {text!r:.80}.')
+    return tuple((name, tuple(deltas)) for name, deltas in content.items())
+
+
+def _without_repeats(pairs: Sequence[tuple[str, Any]]) -> Mapping[str, Any]:
+    content = dict(pairs)
+    if len(content) != len(pairs):
+        raise ValueError("a feature stands there twice")
+    return content
+
+
+def _inspect(parsed: argparse.Namespace, _: Sequence[str]) -> None:
+    from predecode.reader.inspection import inspect_output
+
+    inspection = inspect_output(parsed.output, json.loads(parsed.storage_options))
+    print(json.dumps(inspection.content) if parsed.json else inspection)
+
+
+def _preview(parsed: argparse.Namespace, _: Sequence[str]) -> None:
+    from predecode.reader.preview import draw_preview
+
+    draw_preview(
+        parsed.output,
+        parsed.picture,
+        split=parsed.split,
+        num_windows=parsed.windows,
+        storage_options=json.loads(parsed.storage_options),
+    )
+    print(f"Drew {parsed.picture}")
+
+
+def _no_command(_: argparse.Namespace, __: Sequence[str]) -> NoReturn:
+    raise UsageError(f"Expected a command: {', '.join(filter(None, _COMMANDS))}. See `predecode --help`.")
+
+
+_COMMANDS = {"materialize": _materialize, "inspect": _inspect, "preview": _preview, None: _no_command}

@@ -1,0 +1,64 @@
+"""The graph of the job on one screen: shuffle the plan, never the pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import apache_beam as beam
+
+from predecode.transforms.assemble import QUARANTINE, AssembleEpisodes
+from predecode.transforms.commit_manifest import CommitManifest
+from predecode.transforms.episodes import Episode
+from predecode.transforms.materialize_shards import MaterializeShards
+from predecode.transforms.options import MaterializeOptions
+from predecode.transforms.plan_layout import PlanLayout
+from predecode.transforms.plan_shards import PlanShards
+from predecode.transforms.probe import ProbeSource
+from predecode.transforms.read_source import ReadEpisodeMetadata, ReadFrameRuns
+from predecode.transforms.recipe import open_recipe
+from predecode.transforms.storage import Folder
+
+
+@dataclass(kw_only=True)
+class Materialize(beam.PTransform[Any, Any]):
+    """Materializes a dataset; usable inside any pipeline, more than once.
+
+    Attributes:
+        options: What to make of which source, and where to put it.
+    """
+
+    options: MaterializeOptions
+
+    def expand(self, begin: beam.pvalue.PBegin) -> beam.PCollection[dict[str, Any]]:
+        """Nothing in; one manifest out, when all of it is committed."""
+        recipe = begin | "Options" >> beam.Create([_absolute(self.options)]) | "OpenSource" >> beam.Map(open_recipe)
+        found = (
+            # (episode_index, FrameRun) and (episode_index, EpisodeMetadata)
+            (
+                recipe | "ReadFrameRuns" >> ReadFrameRuns(recipe=recipe),
+                recipe | "ReadEpisodeMetadata" >> ReadEpisodeMetadata(recipe=recipe),
+            )
+            | "Flatten" >> beam.Flatten()
+            | "AssembleEpisodes"
+            >> AssembleEpisodes(stride=self.options.anchor_stride, drop_last=self.options.drop_last_frames)
+        )
+        episodes, bad = found.episodes, found[QUARANTINE]
+        sizes = episodes | "Sizes" >> beam.Map(_index_and_frames)
+        probe = episodes | "ProbeSource" >> ProbeSource(recipe=recipe)
+        layout = probe | "PlanLayout" >> PlanLayout(recipe=recipe, sizes=sizes, quarantine=bad)
+        return (
+            episodes
+            | "PlanShards" >> PlanShards(recipe=recipe, probe=probe, layout=layout)
+            | "MaterializeShards" >> MaterializeShards(recipe=recipe, layout=layout)
+            | "CommitManifest" >> CommitManifest(recipe=recipe, layout=layout, episodes=episodes, quarantine=bad)
+        )
+
+
+def _absolute(options: MaterializeOptions) -> MaterializeOptions:
+    """Workers run in other folders."""
+    return replace(options, source=Folder.of(options.source).url, output=Folder.of(options.output).url)
+
+
+def _index_and_frames(episode: Episode) -> tuple[int, int]:
+    return episode.index, episode.num_frames

@@ -1,0 +1,63 @@
+"""Running the job: what the command line calls, and what a script calls."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Sequence
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from predecode.pipeline.failures import find_cause
+from predecode.pipeline.graph import Materialize
+from predecode.pipeline.progress import Progress
+from predecode.pipeline.runner import pipeline_options, runs_here
+from predecode.pipeline.summary import Summary, summarize
+from predecode.transforms.features import Kind
+from predecode.transforms.manifest import read_manifest
+from predecode.transforms.options import MaterializeOptions
+from predecode.transforms.recipe import open_recipe
+from predecode.transforms.storage import Folder
+from predecode.transforms.video import check_decoder
+
+
+def materialize(
+    options: MaterializeOptions,
+    beam_options: PipelineOptions | Sequence[str] | None = None,
+    *,
+    show_progress: bool = False,
+) -> Summary:
+    """Materializes a dataset and waits until it is complete.
+
+    Args:
+        options: What to make of which source, and where to put it.
+        beam_options: Beam's options or flags; by default threads on this machine, one per core.
+        show_progress: Whether to report progress on standard error.
+
+    Returns:
+        What came out.
+
+    Raises:
+        PredecodeError: of the class that says what went wrong. What is committed is kept, and the same call goes on.
+    """
+    started = time.monotonic()
+    settings = beam_options if isinstance(beam_options, PipelineOptions) else pipeline_options(beam_options)
+    recipe = open_recipe(options)
+    if runs_here(settings) and any(camera.kind is Kind.VIDEO for camera in recipe.cameras):
+        check_decoder()
+    with Progress(recipe.output) if show_progress else contextlib.nullcontext():
+        try:
+            pipeline = beam.Pipeline(options=settings)
+            _ = pipeline | "Materialize" >> Materialize(options=options)
+            pipeline.run().wait_until_finish()
+        except Exception as error:
+            raise find_cause(error) from error
+    source = Folder.of(options.source, json.loads(options.storage_options_json))
+    return summarize(
+        read_manifest(recipe.output),
+        recipe.output,
+        source_bytes=source.total_bytes(),
+        seconds=time.monotonic() - started,
+    )

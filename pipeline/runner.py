@@ -1,0 +1,50 @@
+"""Choosing where the job runs: on this machine with threads unless Beam's own options say otherwise."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
+
+from predecode.transforms.errors import UsageError
+
+LOCAL_RUNNER = "FnApiRunner"
+_IN_PROCESS = (LOCAL_RUNNER, "DirectRunner")
+
+
+def pipeline_options(flags: Sequence[str] | None = None) -> PipelineOptions:
+    """Beam's options from its flags, with predecode's defaults where they are silent.
+
+    FFmpeg and the image codecs release the GIL, so threads scale and start at once; one thread per core.
+
+    Raises:
+        UsageError: a flag that neither predecode nor Beam knows.
+    """
+    flags = list(flags or ())
+    known = PipelineOptions([]).get_all_options()
+    given = PipelineOptions(flags).get_all_options(retain_unknown_options=True)
+    if unknown := sorted(given.keys() - known.keys()):
+        raise UsageError(
+            f"Unknown option{'s' if len(unknown) > 1 else ''}: {', '.join('--' + name for name in unknown)}. "
+            "`predecode materialize --help` lists the options; Beam's own, such as --runner, are taken too."
+        )
+    options = PipelineOptions(flags)
+    standard, direct = options.view_as(StandardOptions), options.view_as(DirectOptions)
+    if standard.runner is None:
+        standard.runner = LOCAL_RUNNER
+    if standard.runner in _IN_PROCESS:
+        if not _says(flags, "direct_running_mode"):
+            direct.direct_running_mode = "multi_threading"
+        if not _says(flags, "direct_num_workers"):
+            direct.direct_num_workers = os.cpu_count() or 1
+    return options
+
+
+def runs_here(options: PipelineOptions) -> bool:
+    """Whether the workers are this process."""
+    return options.view_as(StandardOptions).runner in _IN_PROCESS
+
+
+def _says(flags: Sequence[str], name: str) -> bool:
+    return any(flag.split("=", 1)[0] == f"--{name}" for flag in flags)

@@ -1,0 +1,117 @@
+"""What a finished job reports."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from predecode.transforms.episodes import Quarantine
+from predecode.transforms.format import QUARANTINE_FILE
+from predecode.transforms.storage import Folder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """A finished output in numbers.
+
+    Attributes:
+        output: Where it is.
+        episodes: Episodes with anchors in it, all splits.
+        anchors: Windows in it, per split.
+        frames: Stored images over all cameras.
+        shards: Shards, all splits.
+        source_bytes: Size of the source's files.
+        output_bytes: Size of all tars.
+        psnr_db: Per camera the fidelity of the encoding; None where nothing was lost.
+        anchors_quarantined: Left out, all splits.
+        quarantined: Anchors left out, by reason.
+        seconds: Wall time of the job.
+    """
+
+    output: str
+    episodes: int
+    anchors: Mapping[str, int]
+    frames: int
+    shards: int
+    source_bytes: int
+    output_bytes: int
+    psnr_db: Mapping[str, float | None]
+    anchors_quarantined: int
+    quarantined: Mapping[str, int]
+    seconds: float
+
+    @property
+    def frames_per_second(self) -> float:
+        """Stored frames per second of wall time."""
+        return self.frames / self.seconds if self.seconds else 0.0
+
+    def to_json(self) -> str:
+        """One JSON object on one line."""
+        return json.dumps({**asdict(self), "frames_per_second": round(self.frames_per_second, 1)})
+
+    def __str__(self) -> str:
+        windows = ", ".join(f"{count:,} {split}" for split, count in self.anchors.items())
+        lines = [
+            f"{self.episodes:,} episodes, windows: {windows}; {self.frames:,} frames in {self.shards:,} shards",
+            (
+                f"{size_text(self.source_bytes)} read, {size_text(self.output_bytes)} written in {self.seconds:.1f} s "
+                f"({self.frames_per_second:,.0f} frames/s)"
+            ),
+        ]
+        for camera, psnr_db in self.psnr_db.items():
+            lines.append(f"{camera}: {'lossless' if psnr_db is None else f'{psnr_db:.1f} dB after encoding'}")
+        if self.quarantined:
+            lines.append(f"{self.anchors_quarantined:,} windows quarantined ({QUARANTINE_FILE} says which):")
+            lines += [f"  {count:,}: {reason}" for reason, count in self.quarantined.items()]
+        lines.append(f"Shards are in {self.output}")
+        return "\n".join(lines)
+
+
+def summarize(manifest: Mapping[str, Any], output: Folder, *, source_bytes: int, seconds: float) -> Summary:
+    """The summary of an output from its manifest.
+
+    Args:
+        manifest: Its content.
+        output: Where it is.
+        source_bytes: Size of the source.
+        seconds: Wall time that it took.
+    """
+    splits = manifest["splits"]
+    return Summary(
+        output=output.url,
+        episodes=sum(split["episodes"] for split in splits.values()),
+        anchors={name: split["anchors"] for name, split in splits.items()},
+        frames=sum(camera["stored"] for camera in manifest["frames"].values()),
+        shards=sum(split["shards"] for split in splits.values()),
+        source_bytes=source_bytes,
+        output_bytes=sum(split["tar_bytes"] for split in splits.values()),
+        psnr_db={name: camera["psnr_db"] for name, camera in manifest["frames"].items()},
+        anchors_quarantined=sum(split["anchors_quarantined"] for split in splits.values()),
+        quarantined=_reasons(output) if QUARANTINE_FILE in manifest["files"] else {},
+        seconds=round(seconds, 3),
+    )
+
+
+def _reasons(output: Folder) -> dict[str, int]:
+    """Anchors by the kind of reason, commonest first: what differs from episode to episode is left out of the text."""
+    counts: Counter[str] = Counter()
+    for line in output.read(QUARANTINE_FILE).splitlines():
+        part = Quarantine(**json.loads(line))
+        counts[part.reason] += part.num_anchors
+    return dict(counts.most_common())
+
+
+def size_text(size_bytes: int) -> str:
+    """Bytes for a person.
+
+    >>> size_text(999), size_text(1_500_000), size_text(2_340_000_000_000)
+    ('999 B', '1.5 MB', '2.3 TB')
+    """
+    size, units = float(size_bytes), ["B", "kB", "MB", "GB", "TB"]
+    while size >= 1000 and len(units) > 1:
+        size /= 1000
+        units.pop(0)
+    return f"{size:.0f} {units[0]}" if units[0] == "B" else f"{size:.1f} {units[0]}"

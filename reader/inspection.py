@@ -1,0 +1,165 @@
+"""What is in an output, from its manifest and plan alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from predecode.reader.item_format import ItemFormat
+from predecode.transforms.errors import FormatError
+from predecode.transforms.features import Kind
+from predecode.transforms.format import MANIFEST_FILE, PLAN_FILE
+from predecode.transforms.manifest import read_manifest
+from predecode.transforms.plan_file import read_plan
+from predecode.transforms.storage import Folder
+
+_UNITS = ("B", "kB", "MB", "GB", "TB")
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """A summary of an output.
+
+    Attributes:
+        content: As plain JSON.
+    """
+
+    content: Mapping[str, Any]
+
+    def __str__(self) -> str:
+        """The same for a person."""
+        return "\n".join(_lines(self.content))
+
+
+def inspect_output(url: str, storage_options: Mapping[str, Any] | None = None) -> Inspection:
+    """Reads what an output says of itself; opens no shard.
+
+    Args:
+        url: The output: a folder or an fsspec URL.
+        storage_options: For fsspec.
+
+    Raises:
+        FormatError: the output is incomplete, damaged, or of another format version.
+        OSError: storage fails.
+    """
+    folder = Folder.of(url, storage_options)
+    manifest = read_manifest(folder)
+    plan = read_plan(folder) or {}
+    if plan.get("digest") != manifest.get("plan"):
+        raise FormatError(
+            f"{folder}: {MANIFEST_FILE} was written for the plan {manifest.get('plan')}, {PLAN_FILE} is "
+            f"{plan.get('digest') or 'missing'}. Run the same `predecode materialize` again to complete the output."
+        )
+    item_format = ItemFormat.of(manifest)
+    try:
+        return Inspection(_content(str(folder), manifest, plan, item_format))
+    except (KeyError, TypeError, ValueError) as error:
+        raise FormatError(f"{folder}: {MANIFEST_FILE} or {PLAN_FILE} lacks something: {error!r:.200}.") from error
+
+
+def _content(output: str, manifest: Mapping[str, Any], plan: Mapping[str, Any], item: ItemFormat) -> dict[str, Any]:
+    splits = {
+        name: {**split, "bytes_per_anchor": round(split["tar_bytes"] / max(1, split["anchors"]))}
+        for name, split in manifest["splits"].items()
+    }
+    source = plan["source"]
+    return {
+        "output": output,
+        "format_version": manifest["format_version"],
+        "source": {key: source[key] for key in ("codebase_version", "episodes", "frames") if key in source},
+        "fps": item.fps,
+        "windows": {name: list(deltas) for name, deltas in item.delta_indices.items()},
+        "features": {
+            feature.name: {"kind": str(feature.kind), "dtype": feature.dtype, "shape": list(feature.shape)}
+            for feature in item.features
+        },
+        "text_features": list(item.text_features),
+        "item_keys": list(item.item_keys),
+        "anchor_stride": item.anchor_stride,
+        "drop_last_frames": manifest["drop_last_frames"],
+        "anchors_per_sample": item.anchors_per_sample,
+        "image": manifest["image"],
+        "cameras": manifest["frames"],
+        "splits": splits,
+        "anchors_quarantined": sum(split["anchors_quarantined"] for split in splits.values()),
+        "plan": manifest["plan"],
+    }
+
+
+def _lines(content: Mapping[str, Any]) -> Iterator[str]:
+    source, features = content["source"], content["features"]
+    yield f"{content['output']}: format version {content['format_version']}, complete"
+    yield (
+        f"source      LeRobot {source.get('codebase_version', 'of unknown version')}, {source['episodes']} episodes, "
+        f"{source['frames']} frames, {content['fps']:g} fps"
+    )
+    for number, line in enumerate(_split_lines(content["splits"])):
+        yield f"{'splits' if number == 0 else '':12}{line}"
+    yield f"samples     {_sample_line(content)}"
+    widest = max(map(len, features))
+    yield f"{'features':12}{'name':{widest}}  {'stored as':22}window in frames"
+    for name, feature in features.items():
+        shape = "x".join(map(str, feature["shape"]))
+        stored = f"{feature['dtype'] if feature['kind'] == Kind.NUMBER else feature['kind']} {shape}"
+        window = compact(content["windows"][name]) if name in content["windows"] else "-"
+        yield f"{'':12}{name:{widest}}  {stored:22}{window}"
+    extra = [name for name in content["text_features"] if name not in features]
+    yield from (f"{'':12}{name:{widest}}  {'string':22}-" for name in extra)
+    for number, line in enumerate(_camera_lines(content)):
+        yield f"{'cameras' if number == 0 else '':12}{line}"
+
+
+def _split_lines(splits: Mapping[str, Any]) -> Iterator[str]:
+    for name, split in splits.items():
+        yield (
+            f"{name}: {split['episodes']} episodes, {split['anchors']} windows in {split['samples']} samples, "
+            f"{split['shards']} shards, {readable_bytes(split['tar_bytes'])} "
+            f"({readable_bytes(split['bytes_per_anchor'])} a window), {split['anchors_quarantined']} quarantined"
+        )
+
+
+def _sample_line(content: Mapping[str, Any]) -> str:
+    per_sample, stride, dropped = (content[key] for key in ("anchors_per_sample", "anchor_stride", "drop_last_frames"))
+    line = "one window each" if per_sample == 1 else f"runs of up to {per_sample} windows that share their frames"
+    line += "; a window at every frame" if stride == 1 else f"; a window at every {stride} frames"
+    return line + (f" but the last {dropped} of an episode" if dropped else "")
+
+
+def _camera_lines(content: Mapping[str, Any]) -> Iterator[str]:
+    image = content["image"]
+    codec = image["image_codec"] + (f" quality {image['jpeg_quality']}" if image["jpeg_quality"] else "")
+    for name in (name for name in content["features"] if name in content["cameras"]):
+        frames = content["cameras"][name]
+        height, width, channels = content["features"][name]["shape"]
+        if image["lossless"]:
+            loss = "lossless"
+        else:
+            loss = "not compared" if frames["psnr_db"] is None else f"{frames['psnr_db']:.1f} dB after encoding"
+        resized = f" ({image['resize_mode']})" if image["resize_mode"] else ""
+        yield f"{name}: {height}x{width}x{channels}{resized}, {codec}, {loss}, {frames['stored']} frames stored"
+
+
+def compact(deltas: Sequence[int]) -> str:
+    """Deltas for a person.
+
+    >>> compact(range(100)), compact([-1, 0]), compact([0, 4, 8, 12]), compact([3, -2, 0, -2])
+    ('0..99', '-1, 0', '0..12 step 4', '3, -2, 0, -2')
+    """
+    steps = {later - earlier for earlier, later in pairwise(deltas)}
+    if len(deltas) < 4 or len(steps) > 1 or 0 in steps:
+        return ", ".join(map(str, deltas))
+    step = steps.pop()
+    return f"{deltas[0]}..{deltas[-1]}" + (f" step {step}" if step != 1 else "")
+
+
+def readable_bytes(size_bytes: int) -> str:
+    """Bytes for a person.
+
+    >>> readable_bytes(999), readable_bytes(5_400_000)
+    ('999 B', '5.4 MB')
+    """
+    power = min(len(_UNITS) - 1, int(math.log10(max(1, size_bytes))) // 3)
+    return f"{size_bytes / 1000**power:.{1 if power else 0}f} {_UNITS[power]}"

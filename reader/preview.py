@@ -1,0 +1,127 @@
+"""A contact sheet of windows, for a person to see at once whether windows and padding are right."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from predecode.reader.contact_sheet import Block, CameraRow, CurveRow, Slot, draw_sheet
+from predecode.reader.inspection import compact
+from predecode.reader.item_format import ItemFormat, StoredFeature
+from predecode.reader.lookup import FoundWindow, SplitLookup
+from predecode.transforms.errors import OutputError, UsageError
+from predecode.transforms.hashing import fraction, order_key
+from predecode.transforms.manifest import read_manifest
+from predecode.transforms.storage import Folder
+
+MAX_SLOTS = 16
+"""Frames drawn of one window."""
+
+MAX_WINDOWS = 100
+MAX_CURVE_ROWS = 4
+
+
+def draw_preview(
+    url: str,
+    picture_path: str,
+    *,
+    split: str = "train",
+    num_windows: int = 6,
+    storage_options: Mapping[str, Any] | None = None,
+) -> None:
+    """Draws some windows of a split as a PNG: a row per window and camera, and a plot per windowed number feature.
+
+    The first and the last window of an episode are among them, because there the padding is; the others are from other
+    episodes, chosen by a hash: the same output gives the same picture.
+
+    Args:
+        url: The output: a folder or an fsspec URL.
+        picture_path: The local file to write.
+        split: "train" or "val".
+        num_windows: How many windows, 1 to 100; fewer are drawn where there are fewer.
+        storage_options: For fsspec.
+
+    Raises:
+        FormatError: the output is incomplete or damaged, or has no such split.
+        UsageError: the number of windows is out of range.
+        OutputError: the picture cannot be written.
+        OSError: storage fails.
+    """
+    if not 1 <= num_windows <= MAX_WINDOWS:
+        raise UsageError(f"--windows: expected 1 to {MAX_WINDOWS}, got {num_windows}.")
+    folder = Folder.of(url, storage_options)
+    manifest = read_manifest(folder)
+    item_format = ItemFormat.of(manifest)
+    lookup = SplitLookup(folder, manifest, split)
+    blocks = [_block(lookup.find(*choice)) for choice in choose_windows(lookup, num_windows)]
+    num_anchors, num_episodes = (manifest["splits"][split][key] for key in ("anchors", "episodes"))
+    windows = ", ".join(f"{name} {compact(deltas)}" for name, deltas in item_format.delta_indices.items())
+    picture = draw_sheet(
+        f"{folder}: {len(blocks)} of {num_anchors} windows of split {split}, {num_episodes} episodes",
+        f"{item_format.fps:g} fps, {item_format.image_codec}; deltas in frames: {windows or 'none'}",
+        blocks,
+    )
+    try:
+        picture.save(os.fspath(picture_path), format="PNG")
+    except OSError as error:
+        raise OutputError(f"Cannot write {picture_path}: {error.strerror or error}.") from error
+
+
+def choose_windows(lookup: SplitLookup, num_windows: int) -> list[tuple[int, int]]:
+    """Chooses distinct (episode_index, anchor number): both ends of an episode first, then others here and there."""
+    episodes = sorted(lookup.episodes, key=lambda index: order_key("preview", index))
+    first = lookup.anchors(min(episodes))
+    chosen = {(min(episodes), int(first[0])): None, (min(episodes), int(first[-1])): None}
+    rest = [index for index in episodes if index != min(episodes)] + [min(episodes)]
+    for attempt in range(MAX_WINDOWS):
+        for index in rest:
+            if len(chosen) >= num_windows:
+                return list(chosen)[:num_windows]
+            anchors = lookup.anchors(index)
+            chosen[index, int(anchors[int(fraction("preview", index, attempt) * len(anchors))])] = None
+    return list(chosen)[:num_windows]
+
+
+def _block(window: FoundWindow) -> Block:
+    rows, item_format = window.rows, window.rows.item_format
+    title = f"episode {rows.text['episode_index']}, anchor at frame {rows.frame_number(window.anchor)}"
+    texts = [f"{name}: {rows.text[name][window.anchor]!r}" for name in item_format.text_features]
+    windowed = [number for number in item_format.numbers if number.name in item_format.delta_indices]
+    return Block(
+        "   ".join([title, *reversed(texts)]),
+        [
+            *(_camera_row(window, camera) for camera in item_format.cameras),
+            *(_curve_row(window, number) for number in windowed[:MAX_CURVE_ROWS]),
+        ],
+    )
+
+
+def _camera_row(window: FoundWindow, camera: StoredFeature) -> CameraRow:
+    deltas = window.rows.item_format.delta_indices.get(camera.name)
+    shown = deltas or (0,)
+    slots = np.unique(np.linspace(0, len(shown) - 1, min(len(shown), MAX_SLOTS)).round().astype(int)).tolist()
+    is_pad, numbers = window.is_pad(camera.name), window.frame_numbers(camera.name)
+    height, width, _ = camera.shape
+    notes = [f"{height}x{width}"]
+    if deltas is None:
+        notes.append("no deltas")
+    elif len(slots) < len(deltas):
+        notes.append(f"{len(slots)} of {len(deltas)} deltas")
+    images = window.frames(camera.name, slots)
+    return CameraRow(
+        camera.name,
+        ", ".join(notes),
+        [
+            Slot(shown[slot], numbers[slot], bool(is_pad[slot]), image)
+            for slot, image in zip(slots, images, strict=True)
+        ],
+    )
+
+
+def _curve_row(window: FoundWindow, number: StoredFeature) -> CurveRow:
+    deltas = window.rows.item_format.delta_indices[number.name]
+    values = window.rows.value(number, window.anchor).numpy().astype(np.float64).reshape(len(deltas), -1)
+    return CurveRow(number.name, deltas, values, window.is_pad(number.name))

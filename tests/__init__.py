@@ -1,0 +1,1 @@
+"""Tests of predecode; the folders mirror the package."""

@@ -1,0 +1,50 @@
+"""The one family of errors that predecode raises on purpose.
+
+A message says what was got, what was expected, where, and what to do about it.
+The concrete classes also derive from the built-in error that callers would expect.
+"""
+
+from __future__ import annotations
+
+
+class PredecodeError(Exception):
+    """Base of every error that predecode raises on purpose."""
+
+
+class UsageError(PredecodeError, ValueError):
+    """What was asked for makes no sense: an option, a feature name, a delta."""
+
+
+class SourceError(PredecodeError, ValueError):
+    """The source as a whole cannot be used: its metadata, its version, a feature of a kind not supported."""
+
+
+class SourceNotFoundError(SourceError, FileNotFoundError):
+    """There is no dataset where one was expected."""
+
+
+class DataError(PredecodeError, ValueError):
+    """A piece of the source is bad: with `on_error="quarantine"` its episode or segment is left out and listed.
+
+    Never raised for what may go away by itself (I/O errors, time-outs, memory): a flaky read must not change output.
+    """
+
+
+class FidelityError(PredecodeError, ValueError):
+    """The encoded frames are further from the originals than `min_psnr_db` allows."""
+
+
+class OutputError(PredecodeError, OSError):
+    """The output cannot be written, or is not what this job may write to."""
+
+
+class PlanMismatchError(OutputError):
+    """The output holds the shards of another plan."""
+
+
+class FormatError(PredecodeError, ValueError):
+    """A materialized output is incomplete, damaged, or of another format version."""
+
+
+class MissingDependencyError(PredecodeError, ImportError):
+    """A library, or a version of it, that the job needs is not installed."""

@@ -1,0 +1,120 @@
+"""What encoding cost: squared error of sampled frames against the resized originals, and the frames' own statistics.
+
+Kept as integers, so that sums over shards are exact and do not depend on their order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from predecode.transforms.images import ImageCodec
+
+METER_STRIDE_FRAMES = 8
+"""Every so many frames of an episode one is decoded again and compared: which ones does not depend on the shards."""
+
+_STATISTICS_SIDE = 300
+"""Statistics look at every n-th pixel of larger frames, as lerobot's do."""
+
+
+@dataclass(slots=True)
+class CameraMeter:
+    """Sums over the frames of one camera.
+
+    Attributes:
+        num_frames: Frames stored.
+        num_sampled: Frames compared.
+        squared_error: Over all values of the sampled frames.
+        num_values: Values compared.
+        histogram: (C, 256) counts of the sampled frames' values, before encoding.
+    """
+
+    num_frames: int = 0
+    num_sampled: int = 0
+    squared_error: int = 0
+    num_values: int = 0
+    histogram: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 256), np.int64))
+
+    def add(self, other: CameraMeter) -> None:
+        """Adds the sums of another meter."""
+        self.num_frames += other.num_frames
+        self.num_sampled += other.num_sampled
+        self.squared_error += other.squared_error
+        self.num_values += other.num_values
+        if other.histogram.size:
+            self.histogram = self.histogram + other.histogram if self.histogram.size else other.histogram
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON, for a commit record."""
+        return {
+            "frames": self.num_frames,
+            "sampled": self.num_sampled,
+            "squared_error": self.squared_error,
+            "values": self.num_values,
+            "histogram": self.histogram.tolist(),
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> CameraMeter:
+        """Back from a commit record."""
+        histogram = np.array(value["histogram"], np.int64).reshape(-1, 256)
+        return cls(value["frames"], value["sampled"], value["squared_error"], value["values"], histogram)
+
+    @property
+    def psnr_db(self) -> float | None:
+        """Peak signal-to-noise ratio in dB; infinite where nothing was lost, None where no frame was compared."""
+        if not self.num_values:
+            return None
+        if not self.squared_error:
+            return math.inf
+        return 10 * math.log10(255.0**2 * self.num_values / self.squared_error)
+
+
+@dataclass(slots=True)
+class FrameMeter:
+    """One `CameraMeter` per camera."""
+
+    codec: ImageCodec
+    cameras: dict[str, CameraMeter]
+
+    @classmethod
+    def of(cls, codec: ImageCodec, cameras: Sequence[str]) -> FrameMeter:
+        """An empty meter."""
+        return cls(codec, {camera: CameraMeter() for camera in cameras})
+
+    def tentative(self) -> FrameMeter:
+        """An empty meter for the same cameras, to be added once what it meters is sure to be stored."""
+        return FrameMeter.of(self.codec, list(self.cameras))
+
+    def add(self, other: FrameMeter) -> None:
+        """Adds the sums of another meter of the same cameras."""
+        for camera, meter in other.cameras.items():
+            self.cameras[camera].add(meter)
+
+    def see(self, camera: str, frame_number: int, image: NDArray[np.uint8], encoded: bytes) -> None:
+        """Counts a frame and, if it is one of the sampled ones, compares and takes its histogram.
+
+        Args:
+            camera: Feature name.
+            frame_number: Within its episode.
+            image: (H, W, C), as it was given to the codec.
+            encoded: What the codec made of it.
+        """
+        seen = CameraMeter(num_frames=1)
+        if frame_number % METER_STRIDE_FRAMES == 0:
+            difference = (image.astype(np.int16) - self.codec.decode(encoded)).ravel()
+            seen.squared_error = int(np.einsum("i,i->", difference, difference, dtype=np.int64))
+            seen.num_sampled, seen.num_values = 1, image.size
+            seen.histogram = _histogram(image)
+        self.cameras[camera].add(seen)
+
+
+def _histogram(image: NDArray[np.uint8]) -> NDArray[np.int64]:
+    step = -(-max(image.shape[:2]) // _STATISTICS_SIDE)
+    thinned = image[::step, ::step]
+    return np.stack([np.bincount(thinned[..., c].ravel(), minlength=256) for c in range(image.shape[2])])

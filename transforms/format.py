@@ -1,0 +1,74 @@
+"""Names and versions of format version 1, which docs/format.md specifies: what job and reader agree on."""
+
+from __future__ import annotations
+
+from predecode.transforms.layout import TRAIN, VAL
+
+FORMAT_VERSION = 1
+
+SPLITS = (TRAIN, VAL)
+
+PLAN_FILE = "plan.json"
+MANIFEST_FILE = "manifest.json"
+CARD_FILE = "README.md"
+QUARANTINE_FILE = "quarantine.jsonl"
+META_FOLDER = "meta"
+
+JSON_MEMBER = "json"
+DATA_MEMBER = "data.safetensors"
+FRAMES_EXTENSION = "frames"
+
+TAR_HEADER_BYTES = 512
+TAR_BLOCK_BYTES = 512
+
+
+def sample_key(episode_index: int, frame_index: int) -> str:
+    """Key of the sample whose first anchor is this frame.
+
+    >>> sample_key(3, 128)
+    '000003-000128'
+    """
+    return f"{episode_index:06d}-{frame_index:06d}"
+
+
+def shard_stem(split: str, number: int) -> str:
+    """Path of a shard without its extension.
+
+    >>> shard_stem("train", 7)
+    'train/shard-00007'
+    """
+    return f"{split}/shard-{number:05d}"
+
+
+def tar_file(split: str, number: int) -> str:
+    """The tar of a shard."""
+    return f"{shard_stem(split, number)}.tar"
+
+
+def index_file(split: str, number: int) -> str:
+    """The index of a shard."""
+    return f"{shard_stem(split, number)}.index.arrow"
+
+
+def commit_file(split: str, number: int) -> str:
+    """The commit record of a shard."""
+    return f"{shard_stem(split, number)}.json"
+
+
+def order_file(split: str) -> str:
+    """The segments of a split in source order."""
+    return f"{split}/order.arrow"
+
+
+def shard_table_file(split: str) -> str:
+    """The shards of a split, with sizes and checksums."""
+    return f"{split}/shards.arrow"
+
+
+def padded_size(size_bytes: int) -> int:
+    """Bytes that a member's content takes in a tar.
+
+    >>> padded_size(0), padded_size(1), padded_size(512)
+    (0, 512, 512)
+    """
+    return -(-size_bytes // TAR_BLOCK_BYTES) * TAR_BLOCK_BYTES

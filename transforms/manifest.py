@@ -1,0 +1,57 @@
+"""manifest.json: the last file of an output. Who can read it can read everything; who cannot find it must not try."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from predecode.transforms.errors import FormatError
+from predecode.transforms.format import FORMAT_VERSION, MANIFEST_FILE, PLAN_FILE
+from predecode.transforms.hashing import digest
+from predecode.transforms.storage import Folder
+
+_MAX_BYTES = 64 << 20
+
+
+def manifest_bytes(content: dict[str, Any]) -> bytes:
+    """The manifest as written, with its own checksum."""
+    return json.dumps({**content, "digest": digest(content)}, indent=1, allow_nan=False).encode() + b"\n"
+
+
+def read_manifest(folder: Folder) -> dict[str, Any]:
+    """Reads and checks the manifest of an output.
+
+    Raises:
+        FormatError: there is none, it is damaged, or of another format version.
+        OSError: storage fails.
+    """
+    size_bytes = folder.size(MANIFEST_FILE)
+    if size_bytes is None:
+        started = folder.size(PLAN_FILE) is not None
+        raise FormatError(
+            f"{folder} has no {MANIFEST_FILE}: "
+            + (
+                "the job that writes it is not finished. Wait for it, or run the same command again to go on."
+                if started
+                else "it is no output of predecode. Expected the folder given as OUTPUT to `predecode materialize`."
+            )
+        )
+    if size_bytes > _MAX_BYTES:
+        raise FormatError(f"{folder.path(MANIFEST_FILE)} has {size_bytes} bytes, expected at most {_MAX_BYTES}.")
+    try:
+        content = json.loads(folder.read(MANIFEST_FILE))
+        found = content.pop("digest")
+        sound = found == digest(content)
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        raise FormatError(f"{folder.path(MANIFEST_FILE)} is damaged: {error!r:.200}. {_REMEDY}") from None
+    if content.get("format_version") != FORMAT_VERSION:
+        raise FormatError(
+            f"{folder} has format version {content.get('format_version')!r:.40}, this predecode reads "
+            f"{FORMAT_VERSION}. Install the version of predecode that wrote it."
+        )
+    if not sound:
+        raise FormatError(f"{folder.path(MANIFEST_FILE)} is damaged: its checksum does not fit. {_REMEDY}")
+    return dict(content)
+
+
+_REMEDY = "Run the same `predecode materialize` again: it keeps the shards and writes the manifest anew."

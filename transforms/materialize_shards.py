@@ -1,0 +1,166 @@
+"""The heavy step: from the plan of a shard to its published tar, index and commit record."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import apache_beam as beam
+from apache_beam.metrics import Metrics
+
+from predecode.transforms.commits import CommitRecord, describe_lost, read_commit
+from predecode.transforms.episodes import Quarantine
+from predecode.transforms.errors import DataError
+from predecode.transforms.fidelity import FrameMeter
+from predecode.transforms.format import DATA_MEMBER, FRAMES_EXTENSION, JSON_MEMBER, commit_file, index_file, tar_file
+from predecode.transforms.images import image_codec
+from predecode.transforms.layout import Layout
+from predecode.transforms.plan_file import require_plan
+from predecode.transforms.recipe import Recipe
+from predecode.transforms.samples import Sample, SegmentEncoder
+from predecode.transforms.shard_writer import index_table, write_table, write_tar
+from predecode.transforms.shards import Segment, ShardPlan
+from predecode.transforms.statistics import RowMeter
+
+if TYPE_CHECKING:
+    from predecode.transforms.sources.base import SourceReader
+
+STEP = "materialize_shards"
+
+
+@dataclass(frozen=True, slots=True)
+class ShardCommit:
+    """Says that a shard is committed, by which plan; all else stands in its commit record."""
+
+    split: str
+    number: int
+    plan_hash: str
+
+
+def materialize_shard(plan: ShardPlan, recipe: Recipe, layout: Layout, reader: SourceReader) -> CommitRecord:
+    """Writes one shard: tar, then index, then commit record. Two attempts at one plan write the same bytes.
+
+    Segments are read in the order in which they lie in the source and written in the plan's order, so that each file
+    is opened once and read forward.
+
+    Raises:
+        DataError: a segment cannot be read and the job fails on errors.
+        OutputError: storage fails.
+    """
+    codec = image_codec(recipe.options.image_codec, jpeg_quality=recipe.options.jpeg_quality)
+    camera_names = [camera.name for camera in layout.cameras]
+    encoder = SegmentEncoder(
+        recipe=recipe,
+        cameras=layout.cameras,
+        codec=codec,
+        anchors_per_sample=layout.rule.anchors_per_sample,
+        has_runs=layout.has_runs,
+        frame_meter=FrameMeter.of(codec, camera_names),
+        row_meter=RowMeter(),
+    )
+    encoded: dict[Segment, list[Sample]] = {}
+    lost: list[Quarantine] = []
+    for segment in sorted(plan.segments):
+        try:
+            encoded[segment] = encoder.encode(reader, plan.episodes[segment.episode_index], segment)
+        except DataError as error:
+            if recipe.options.on_error == "fail":
+                raise
+            lost.append(_quarantine(segment, recipe, error))
+    kept = tuple(segment for segment in plan.segments if segment in encoded)
+    samples = [sample for segment in kept for sample in encoded[segment]]
+    frames = f".{FRAMES_EXTENSION}" if layout.has_runs else f".{codec.extension}"
+    extensions = {camera + frames: layout.has_runs for camera in camera_names}
+    extensions |= {DATA_MEMBER: False, JSON_MEMBER: False}
+    output = recipe.output
+    record = CommitRecord(
+        plan_hash=plan.plan_hash,
+        tar=write_tar(output, tar_file(plan.split, plan.number), samples),
+        index=write_table(output, index_file(plan.split, plan.number), index_table(samples, extensions)),
+        segments=kept,
+        samples_per_segment=tuple(len(encoded[segment]) for segment in kept),
+        cameras=encoder.frame_meter.cameras,
+        rows=encoder.row_meter.summary(),
+        lost=tuple(lost),
+    )
+    output.publish(commit_file(plan.split, plan.number), record.to_bytes())
+    return record
+
+
+def _quarantine(segment: Segment, recipe: Recipe, error: DataError) -> Quarantine:
+    first_frame = segment.first_anchor * recipe.options.anchor_stride
+    return Quarantine(segment.episode_index, first_frame, segment.num_anchors, str(error))
+
+
+class _MaterializeShard(beam.DoFn):
+    """Keeps the thread's reader, with its open files, from one shard to the next."""
+
+    def setup(self) -> None:
+        """Nothing is open yet: the source is only known when the first element comes."""
+        self._reader: SourceReader | None = None
+        self._checked_plan = ""
+
+    def process(self, plan: ShardPlan, recipe: Recipe, layout: Layout) -> Iterator[ShardCommit]:
+        """Skips what is committed by the same plan, else writes it."""
+        if self._checked_plan != layout.plan_digest:
+            require_plan(recipe.output, layout.plan_digest)
+            self._checked_plan = layout.plan_digest
+        record = read_commit(recipe.output, plan.split, plan.number)
+        if record is not None and record.plan_hash == plan.plan_hash:
+            _refuse_lost(record, recipe, plan)
+            Metrics.counter(STEP, "shards_skipped").inc()
+        else:
+            started = time.monotonic()
+            if self._reader is None:
+                self._reader = recipe.source.reader(tolerance_s=recipe.options.tolerance_s)
+            record = materialize_shard(plan, recipe, layout, self._reader)
+            _count(record, time.monotonic() - started)
+        yield ShardCommit(plan.split, plan.number, plan.plan_hash)
+
+    def teardown(self) -> None:
+        """Closes what the reader holds open."""
+        if self._reader is not None:
+            self._reader.__exit__(None, None, None)
+
+
+def _refuse_lost(record: CommitRecord, recipe: Recipe, plan: ShardPlan) -> None:
+    """A shard that an earlier run committed with losses does not satisfy a run that fails on errors."""
+    if record.lost and recipe.options.on_error == "fail":
+        raise DataError(
+            f"Shard {plan.split}/{plan.number} was committed by a run with --on-error=quarantine and lacks:\n"
+            f"{describe_lost(record.lost)}\nRun with --on-error=quarantine, or mend the source."
+        )
+
+
+def _count(record: CommitRecord, seconds: float) -> None:
+    frames = sum(meter.num_frames for meter in record.cameras.values())
+    for name, amount in {
+        "shards_written": 1,
+        "anchors_written": record.num_anchors,
+        "frames_written": frames,
+        "bytes_written": record.tar.size_bytes + record.index.size_bytes,
+        "segments_lost": len(record.lost),
+        "milliseconds": round(seconds * 1000),
+    }.items():
+        Metrics.counter(STEP, name).inc(amount)
+
+
+@dataclass(kw_only=True)
+class MaterializeShards(beam.PTransform[Any, Any]):
+    """Writes every planned shard that is not committed already.
+
+    Attributes:
+        recipe: Side input: what to make.
+        layout: Side input: how it is laid out.
+    """
+
+    recipe: Any
+    layout: Any
+
+    def expand(self, plans: beam.PCollection[ShardPlan]) -> beam.PCollection[ShardCommit]:
+        """Plans in, commits out; nothing heavier than these crosses an edge."""
+        return plans | "MaterializeShard" >> beam.ParDo(
+            _MaterializeShard(), beam.pvalue.AsSingleton(self.recipe), beam.pvalue.AsSingleton(self.layout)
+        ).with_output_types(ShardCommit)

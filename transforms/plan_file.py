@@ -1,0 +1,117 @@
+"""plan.json: the first file of an output. It says what the job does, so that a later run can say what differs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from predecode.transforms.errors import OutputError, PlanMismatchError
+from predecode.transforms.format import MANIFEST_FILE, PLAN_FILE
+from predecode.transforms.hashing import digest
+from predecode.transforms.storage import TEMPORARY_MARK, Folder
+
+_MAX_DIFFERENCES = 8
+
+
+def publish_plan(output: Folder, plan: Mapping[str, Any], *, overwrite: bool) -> str:
+    """Writes the plan into an empty output, or checks that it is the one that is there.
+
+    Args:
+        output: Where shards go.
+        plan: Plain JSON.
+        overwrite: Whether another plan is replaced; the manifest is removed first, so that nobody reads a mixture.
+
+    Returns:
+        The plan's digest.
+
+    Raises:
+        PlanMismatchError: the output holds another plan.
+        OutputError: the folder holds something else, or storage fails.
+    """
+    content = {**plan, "digest": digest(plan)}
+    existing = read_plan(output)
+    if existing is None:
+        _refuse_foreign(output)
+    elif existing == content:
+        return str(content["digest"])
+    elif not overwrite:
+        raise PlanMismatchError(_describe_mismatch(output, existing, content))
+    output.remove(MANIFEST_FILE)
+    output.publish(PLAN_FILE, json.dumps(content, indent=1, allow_nan=False).encode() + b"\n")
+    return str(content["digest"])
+
+
+def require_plan(output: Folder, plan_digest: str) -> None:
+    """Checks that this worker sees the output that the plan was written to.
+
+    Raises:
+        OutputError: it does not.
+    """
+    found = (read_plan(output) or {}).get("digest")
+    if found != plan_digest:
+        raise OutputError(
+            f"{output.path(PLAN_FILE)}: expected the plan {plan_digest} that this job wrote, found {found or 'none'}. "
+            "Either another job writes to the same output, or it is a local folder that the workers do not share: "
+            "give them a shared file system or an object store."
+        )
+
+
+def read_plan(output: Folder) -> dict[str, Any] | None:
+    """The plan of an output; None where there is none.
+
+    Raises:
+        OutputError: the file is there but cannot be understood.
+    """
+    try:
+        content = output.read(PLAN_FILE)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        plan = json.loads(content)
+    except ValueError as error:
+        plan = error
+    if not isinstance(plan, dict):
+        raise OutputError(
+            f"{output.path(PLAN_FILE)} is damaged: expected a JSON object, got {plan!r:.120}. Remove the folder or "
+            "choose another output."
+        )
+    return plan
+
+
+def differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
+    """Says where two JSON values differ, one line each.
+
+    >>> list(differences({"a": 1, "b": {"c": [1]}}, {"a": 2, "b": {"c": [1, 2]}}))
+    ['a: was 1, now 2', 'b.c: was [1], now [1, 2]']
+    """
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in [*old, *(key for key in new if key not in old)]:
+            if old.get(key) != new.get(key):
+                yield from differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)
+    elif old != new:
+        yield f"{name}: was {json.dumps(old):.100}, now {json.dumps(new):.100}"
+
+
+def _describe_mismatch(output: Folder, existing: Mapping[str, Any], content: Mapping[str, Any]) -> str:
+    # What was asked for explains the rest: a changed option changes the layout too.
+    for part in ("format_version", "options", "versions", "source", "probe"):
+        lines = list(differences(existing.get(part), content.get(part), part))
+        if lines:
+            break
+    else:
+        lines = list(differences(dict(existing), dict(content)))
+    shown = "\n".join(f"  {line}" for line in lines[:_MAX_DIFFERENCES])
+    return (
+        f"{output} holds the shards of another plan:\n{shown}\n"
+        "Choose another output, restore what differs, or give --overwrite to replace it."
+    )
+
+
+def _refuse_foreign(output: Folder) -> None:
+    foreign = [name for name in output.names() if TEMPORARY_MARK not in name]
+    if foreign:
+        raise OutputError(
+            f"{output} is not empty and holds no {PLAN_FILE} (found {foreign[0]}{', ...' if foreign[1:] else ''}): "
+            "it is no output of this job. Choose an empty or new folder."
+        )

@@ -1,0 +1,190 @@
+"""A first look at the pixels: a few frames of the first episodes, stored for real, to know sizes before planning."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice, pairwise
+from typing import TYPE_CHECKING, Any
+
+import apache_beam as beam
+import numpy as np
+
+from predecode.transforms.episodes import Episode
+from predecode.transforms.errors import DataError
+from predecode.transforms.features import Feature, Kind
+from predecode.transforms.format import TAR_BLOCK_BYTES, TAR_HEADER_BYTES
+from predecode.transforms.images import image_codec, library_versions
+from predecode.transforms.layout import Camera
+from predecode.transforms.recipe import Recipe
+from predecode.transforms.resize import resize
+from predecode.transforms.video import frame_source_versions
+
+if TYPE_CHECKING:
+    from predecode.transforms.sources.base import SourceReader
+
+CANDIDATE_EPISODES = 16
+"""Only the first episodes are looked at, so that a dataset that grows at its end keeps its probe."""
+
+PROBED_EPISODES = 4
+FRAMES_PER_EPISODE = 4
+
+USUAL_GOP_FRAMES = 250
+"""What encoders use when not told otherwise; assumed where an episode is too short to tell."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What was seen.
+
+    Attributes:
+        cameras: Frames as stored, in feature order.
+        gop_frames: Greatest distance of key frames over the video cameras; 1 where there is none.
+        versions: Of the libraries that make the bytes, by name.
+    """
+
+    cameras: tuple[Camera, ...]
+    gop_frames: int
+    versions: tuple[tuple[str, str], ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON, for plan.json."""
+        return {"cameras": [asdict(camera) for camera in self.cameras], "gop_frames": self.gop_frames}
+
+
+def probe_source(recipe: Recipe, episodes: Sequence[Episode], reader: SourceReader) -> Probe:
+    """Decodes, resizes and encodes some frames of the first episodes that can be read.
+
+    Args:
+        recipe: What to make.
+        episodes: The first ones, in order.
+        reader: Of the source.
+
+    Raises:
+        DataError: none of them can be read.
+    """
+    versions = tuple(sorted(byte_versions(recipe).items()))
+    if not recipe.cameras or not episodes:
+        return Probe((), 1, versions)
+    seen: list[Mapping[str, list[tuple[tuple[int, ...], int]]]] = []
+    gops: list[int] = []
+    first_error: DataError | None = None
+    for episode in episodes:
+        try:
+            frames = {camera.name: list(_probe_frames(recipe, episode, camera, reader)) for camera in recipe.cameras}
+            gops += [_gop(episode, camera, reader) for camera in recipe.cameras]
+        except DataError as error:
+            first_error = first_error or error
+            continue
+        seen.append(frames)
+        if len(seen) == PROBED_EPISODES:
+            break
+    if not seen:
+        raise DataError(f"None of the first {len(episodes)} episodes can be read. The first error: {first_error}")
+    return Probe(tuple(_camera(camera.name, seen) for camera in recipe.cameras), max(gops), versions)
+
+
+def byte_versions(recipe: Recipe) -> dict[str, str]:
+    """Versions of the libraries whose change could change a stored byte."""
+    versions = {name: importlib.metadata.version(name) for name in ("safetensors", "webdataset")}
+    if recipe.cameras:
+        versions |= library_versions()
+    if any(camera.kind is Kind.VIDEO for camera in recipe.cameras):
+        versions |= frame_source_versions()
+    return versions
+
+
+def _probe_frames(
+    recipe: Recipe, episode: Episode, camera: Feature, reader: SourceReader
+) -> Iterator[tuple[tuple[int, ...], int]]:
+    options = recipe.options
+    codec = image_codec(options.image_codec, jpeg_quality=options.jpeg_quality)
+    numbers = np.unique(np.linspace(0, episode.num_frames - 1, FRAMES_PER_EPISODE).astype(np.int64)).tolist()
+    for image in reader.frames(episode, camera.name, numbers):
+        stored = resize(image, options.image_size, options.resize_mode) if options.image_size else image
+        yield stored.shape, len(codec.encode(np.ascontiguousarray(stored)))
+
+
+def _camera(name: str, seen: Sequence[Mapping[str, list[tuple[tuple[int, ...], int]]]]) -> Camera:
+    frames = [frame for episode in seen for frame in episode[name]]
+    height, width, channels = frames[0][0]
+    return Camera(name, height, width, channels, round(sum(size for _, size in frames) / len(frames)))
+
+
+def _gop(episode: Episode, camera: Feature, reader: SourceReader) -> int:
+    """Greatest distance of key frames within an episode."""
+    if camera.kind is not Kind.VIDEO:
+        return 1
+    bounds = sorted({0, *reader.key_frames(episode, camera.name), episode.num_frames})
+    distances = [high - low for low, high in pairwise(bounds)]
+    if len(distances) > 1 and max(distances[:-1]) >= distances[-1]:
+        return max(distances[:-1])
+    # The episode ended before the next key frame could come.
+    return max(USUAL_GOP_FRAMES, *distances)
+
+
+def row_bytes_per_anchor(recipe: Recipe, anchors_per_sample: int) -> int:
+    """Bytes that an anchor takes in a tar besides the images themselves, nearly: rows, masks, headers, padding."""
+    window_bytes = 0
+    tensors = 0
+    for feature in recipe.numbers:
+        deltas = recipe.deltas.get(feature.name)
+        value_bytes = int(np.prod(feature.item_shape)) * np.dtype(feature.item_dtype).itemsize
+        rows = anchors_per_sample
+        if deltas is not None:
+            rows += max(deltas) - min(deltas) if len(deltas) > 1 else 0
+            window_bytes += anchors_per_sample * len(deltas) * 5
+            tensors += 2
+        tensors += 1
+        window_bytes += rows * value_bytes
+    members = 2 + len(recipe.cameras)
+    text_bytes = 100 + 40 * anchors_per_sample * len(recipe.source.text_features)
+    headers = members * (TAR_HEADER_BYTES + TAR_BLOCK_BYTES // 2) + 80 * tensors
+    return -(-(window_bytes + headers + text_bytes) // anchors_per_sample)
+
+
+class _Probe(beam.DoFn):
+    def process(self, episodes: Sequence[Episode], recipe: Recipe) -> Iterator[Probe]:
+        """One list of the first episodes in, one probe out."""
+        with recipe.source.reader(tolerance_s=recipe.options.tolerance_s) as reader:
+            yield probe_source(recipe, episodes, reader)
+
+
+@dataclass(kw_only=True)
+class ProbeSource(beam.PTransform[Any, Any]):
+    """Probes the first episodes.
+
+    Attributes:
+        recipe: Side input: what to make.
+    """
+
+    recipe: Any
+
+    def expand(self, episodes: beam.PCollection[Episode]) -> beam.PCollection[Probe]:
+        """Episodes in, one probe out, also where there are no episodes."""
+        return (
+            episodes
+            | "FirstEpisodes" >> beam.CombineGlobally(_FirstEpisodes())
+            | "Probe" >> beam.ParDo(_Probe(), beam.pvalue.AsSingleton(self.recipe)).with_output_types(Probe)
+        )
+
+
+class _FirstEpisodes(beam.CombineFn):
+    """The first few episodes by number."""
+
+    def create_accumulator(self) -> list[Episode]:
+        return []
+
+    def add_input(self, accumulator: list[Episode], episode: Episode) -> list[Episode]:
+        return _first([*accumulator, episode])
+
+    def merge_accumulators(self, accumulators: Iterable[list[Episode]]) -> list[Episode]:
+        return _first(episode for accumulator in accumulators for episode in accumulator)
+
+    def extract_output(self, accumulator: list[Episode]) -> list[Episode]:
+        return accumulator
+
+
+def _first(episodes: Iterable[Episode]) -> list[Episode]:
+    return list(islice(sorted(episodes, key=lambda episode: episode.index), CANDIDATE_EPISODES))

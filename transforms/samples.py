@@ -1,0 +1,215 @@
+"""From a segment to its samples: read the rows once, decode, resize and encode each needed frame once, cut windows.
+
+Padding is never stored: a window is `rows[index]`, and the mask says what was padded.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save as save_tensors
+
+from predecode.transforms.episodes import Episode
+from predecode.transforms.errors import DataError
+from predecode.transforms.fidelity import FrameMeter
+from predecode.transforms.format import DATA_MEMBER, FRAMES_EXTENSION, JSON_MEMBER, sample_key
+from predecode.transforms.images import ImageCodec
+from predecode.transforms.layout import Camera
+from predecode.transforms.recipe import Recipe
+from predecode.transforms.resize import resize
+from predecode.transforms.shards import Segment
+from predecode.transforms.sources.base import Rows, SourceReader
+from predecode.transforms.statistics import RowMeter
+from predecode.transforms.windows import window
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedFrames:
+    """The frames of one camera that a segment needs.
+
+    Attributes:
+        numbers: (N,) frame numbers within the episode, ascending.
+        contents: N encoded images.
+    """
+
+    numbers: NDArray[np.int64]
+    contents: list[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One sample: a run of consecutive anchors of one episode.
+
+    Attributes:
+        episode_index: Of which episode.
+        frame_index: Of the first anchor.
+        num_anchors: At least 1.
+        members: Per extension the bytes; `frames` members as the list of their images.
+        frame_numbers: Per `frames` member the frame numbers of its images.
+    """
+
+    episode_index: int
+    frame_index: int
+    num_anchors: int
+    members: Mapping[str, bytes | list[bytes]]
+    frame_numbers: Mapping[str, NDArray[np.int64]]
+
+    @property
+    def key(self) -> str:
+        """WebDataset key."""
+        return sample_key(self.episode_index, self.frame_index)
+
+
+@dataclass(slots=True)
+class SegmentEncoder:
+    """Turns segments into samples, and meters what passes.
+
+    Attributes:
+        recipe: What to make.
+        cameras: Frames as stored; a frame of another size is a data error.
+        codec: Of the images.
+        anchors_per_sample: Consecutive anchors that share a sample.
+        has_runs: Whether frames are stored as one `frames` member per camera.
+        frame_meter: Fidelity and statistics of frames.
+        row_meter: Statistics of the anchors' rows.
+    """
+
+    recipe: Recipe
+    cameras: Sequence[Camera]
+    codec: ImageCodec
+    anchors_per_sample: int
+    has_runs: bool
+    frame_meter: FrameMeter
+    row_meter: RowMeter
+
+    def encode(self, reader: SourceReader, episode: Episode, segment: Segment) -> list[Sample]:
+        """All samples of a segment, in anchor order; nothing is metered unless all of it could be read.
+
+        Raises:
+            DataError: a row or a frame is bad; the message says which.
+        """
+        stride = self.recipe.options.anchor_stride
+        anchors = np.arange(segment.first_anchor, segment.stop_anchor, dtype=np.int64) * stride
+        rows, first_row = self._read_rows(reader, episode, anchors)
+        metered = self.frame_meter.tentative()
+        frames = {
+            camera.name: self._encode_frames(reader, episode, camera, anchors, metered) for camera in self.cameras
+        }
+        self.frame_meter.add(metered)
+        self.row_meter.add({name: _take(values, anchors - first_row) for name, values in rows.items()})
+        return [
+            self._sample(episode, anchors[start : start + self.anchors_per_sample], rows, first_row, frames)
+            for start in range(0, len(anchors), self.anchors_per_sample)
+        ]
+
+    def _read_rows(self, reader: SourceReader, episode: Episode, anchors: NDArray[np.int64]) -> tuple[Rows, int]:
+        """The rows that anchors and number windows need, as one range, and the frame number of the first."""
+        reach = [delta for feature in self.recipe.numbers for delta in self.recipe.deltas.get(feature.name, ())]
+        first = max(0, int(anchors[0]) + min(reach, default=0))
+        last = min(episode.num_frames - 1, int(anchors[-1]) + max(reach, default=0))
+        first, last = min(first, int(anchors[0])), max(last, int(anchors[-1]))
+        return reader.rows(episode, first, last + 1), first
+
+    def _encode_frames(
+        self,
+        reader: SourceReader,
+        episode: Episode,
+        camera: Camera,
+        anchors: NDArray[np.int64],
+        meter: FrameMeter,
+    ) -> EncodedFrames:
+        positions, _ = window(anchors, self.recipe.camera_deltas[camera.name], episode.num_frames)
+        numbers = np.unique(positions)
+        contents: list[bytes] = []
+        options = self.recipe.options
+        expected = (camera.height, camera.width, camera.channels)
+        for number, image in zip(numbers.tolist(), reader.frames(episode, camera.name, numbers.tolist()), strict=True):
+            stored = resize(image, options.image_size, options.resize_mode) if options.image_size else image
+            if stored.shape != expected:
+                raise DataError(
+                    f"Episode {episode.index}, frame {number}: {camera.name} is {stored.shape} (height, width, "
+                    f"channels), expected {expected} as in the first episodes. Give --image-size for one size, or "
+                    f"leave it out: --exclude-features {camera.name}."
+                )
+            stored = np.ascontiguousarray(stored)
+            contents.append(self.codec.encode(stored))
+            meter.see(camera.name, number, stored, contents[-1])
+        return EncodedFrames(numbers, contents)
+
+    def _sample(
+        self,
+        episode: Episode,
+        anchors: NDArray[np.int64],
+        rows: Rows,
+        first_row: int,
+        frames: Mapping[str, EncodedFrames],
+    ) -> Sample:
+        tensors: dict[str, NDArray[Any]] = {}
+        for feature in self.recipe.numbers:
+            values = rows[feature.name]
+            assert isinstance(values, np.ndarray)
+            deltas = self.recipe.deltas.get(feature.name)
+            tensors.update(window_tensors(feature.name, values, first_row, anchors, deltas, episode.num_frames))
+        members: dict[str, bytes | list[bytes]] = {}
+        frame_numbers: dict[str, NDArray[np.int64]] = {}
+        for camera, encoded in frames.items():
+            deltas = self.recipe.camera_deltas[camera]
+            positions, is_pad = window(anchors, deltas, episode.num_frames)
+            needed = np.unique(positions)
+            picked = [encoded.contents[i] for i in np.searchsorted(encoded.numbers, needed)]
+            if camera in self.recipe.deltas:
+                tensors[f"{camera}_is_pad"] = is_pad
+            if not self.has_runs:
+                members[f"{camera}.{self.codec.extension}"] = picked[0]
+                continue
+            tensors[f"{camera}/index"] = np.searchsorted(needed, positions).astype(np.int32)
+            tensors[f"{camera}/offsets"] = np.cumsum([0, *map(len, picked)], dtype=np.int64)
+            members[f"{camera}.{FRAMES_EXTENSION}"] = picked
+            frame_numbers[f"{camera}.{FRAMES_EXTENSION}"] = needed
+        members[DATA_MEMBER] = save_tensors(tensors)
+        members[JSON_MEMBER] = self._text(episode, anchors, rows, first_row)
+        return Sample(episode.index, int(anchors[0]), len(anchors), members, frame_numbers)
+
+    def _text(self, episode: Episode, anchors: NDArray[np.int64], rows: Rows, first_row: int) -> bytes:
+        content: dict[str, Any] = {
+            "episode_index": episode.index,
+            "frame_index": int(anchors[0]),
+            "anchors": len(anchors),
+        }
+        for name in self.recipe.source.text_features:
+            content[name] = _take(rows[name], anchors - first_row)
+        return json.dumps(content, separators=(",", ":")).encode()
+
+
+def window_tensors(
+    name: str,
+    rows: NDArray[Any],
+    first_row: int,
+    anchors: NDArray[np.int64],
+    deltas: Sequence[int] | None,
+    num_frames: int,
+) -> Iterator[tuple[str, NDArray[Any]]]:
+    """The tensors of one number feature in one sample.
+
+    Without deltas the anchors' rows (A, ...). With deltas each needed row once, in frame order, `/index` int32 (A, T)
+    into them and `_is_pad` bool (A, T); the anchors' own rows are there too, at `/anchor` int32 (A,) if 0 is no delta.
+    """
+    if deltas is None:
+        yield name, rows[anchors - first_row]
+        return
+    positions, is_pad = window(anchors, deltas, num_frames)
+    stored = np.unique(np.concatenate([positions.ravel(), anchors]))
+    yield name, rows[stored - first_row]
+    yield f"{name}/index", np.searchsorted(stored, positions).astype(np.int32)
+    yield f"{name}_is_pad", is_pad
+    if 0 not in deltas:
+        yield f"{name}/anchor", np.searchsorted(stored, anchors).astype(np.int32)
+
+
+def _take(values: NDArray[Any] | list[str], places: NDArray[np.int64]) -> Any:
+    return values[places] if isinstance(values, np.ndarray) else [values[place] for place in places]

@@ -1,0 +1,143 @@
+"""Adding up a split from the commit records of its shards."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from predecode.transforms.commits import CommitRecord, read_commit
+from predecode.transforms.episodes import Quarantine
+from predecode.transforms.errors import OutputError
+from predecode.transforms.fidelity import CameraMeter
+from predecode.transforms.format import tar_file
+from predecode.transforms.statistics import MergedRows
+from predecode.transforms.storage import Folder
+
+_READERS = 16
+"""Commit records read at a time: they are small, storage may be far away."""
+
+
+_SHARD_COLUMNS = {
+    "anchors": pa.int64(),
+    "samples": pa.int64(),
+    "tar_bytes": pa.int64(),
+    "tar_sha256": pa.string(),
+    "index_bytes": pa.int64(),
+    "index_sha256": pa.string(),
+    "plan_hash": pa.string(),
+}
+_ORDER_COLUMNS = {
+    "episode_index": pa.int64(),
+    "first_anchor": pa.int64(),
+    "anchors": pa.int64(),
+    "shard": pa.int32(),
+    "first_sample": pa.int32(),
+    "samples": pa.int32(),
+}
+
+
+@dataclass(slots=True)
+class SplitTally:
+    """Sums over the shards of one split.
+
+    Attributes:
+        shards: A row of the shard table per shard.
+        segments: A row of the order table per segment, in shard order.
+        cameras: Per camera sums over its frames.
+        rows: Merged statistics of numbers.
+        lost: Segments that could not be read.
+    """
+
+    shards: list[tuple[int | str, ...]] = field(default_factory=list)
+    segments: list[tuple[int, ...]] = field(default_factory=list)
+    cameras: dict[str, CameraMeter] = field(default_factory=dict)
+    rows: MergedRows = field(default_factory=MergedRows)
+    lost: list[Quarantine] = field(default_factory=list)
+
+    def add(self, number: int, record: CommitRecord) -> None:
+        """Adds the next shard."""
+        self.shards.append(
+            (
+                record.num_anchors,
+                sum(record.samples_per_segment),
+                record.tar.size_bytes,
+                record.tar.sha256,
+                record.index.size_bytes,
+                record.index.sha256,
+                record.plan_hash,
+            )
+        )
+        first_sample = 0
+        for segment, samples in zip(record.segments, record.samples_per_segment, strict=True):
+            place = (number, first_sample, samples)
+            self.segments.append((segment.episode_index, segment.first_anchor, segment.num_anchors, *place))
+            first_sample += samples
+        for name, meter in record.cameras.items():
+            self.cameras.setdefault(name, CameraMeter()).add(meter)
+        self.rows.add(record.rows)
+        self.lost += record.lost
+
+    @property
+    def num_anchors(self) -> int:
+        """Anchors in the split."""
+        return sum(row[2] for row in self.segments)
+
+    @property
+    def num_samples(self) -> int:
+        """Samples in the split."""
+        return sum(row[5] for row in self.segments)
+
+    @property
+    def tar_bytes(self) -> int:
+        """Bytes of all tars."""
+        return sum(int(row[2]) for row in self.shards)
+
+    def anchors_per_episode(self) -> dict[int, int]:
+        """Anchors of each episode that has any, by episode_index, ascending."""
+        counts: Counter[int] = Counter()
+        for row in self.segments:
+            counts[row[0]] += row[2]
+        return dict(sorted(counts.items()))
+
+    def shard_table(self) -> pa.Table:
+        """One row per shard."""
+        return _table(self.shards, _SHARD_COLUMNS)
+
+    def order_table(self) -> pa.Table:
+        """One row per segment in source order: by episode, then anchor."""
+        return _table(sorted(self.segments), _ORDER_COLUMNS)
+
+
+def tally_split(output: Folder, split: str, plan_hashes: Mapping[int, str]) -> SplitTally:
+    """Reads all commit records of a split, in shard order.
+
+    Args:
+        output: Where the shards are.
+        split: "train" or "val".
+        plan_hashes: Per shard the plan that it must have been written from.
+
+    Raises:
+        OutputError: a shard is not committed, or by another plan.
+    """
+    tally = SplitTally()
+    with ThreadPoolExecutor(_READERS) as pool:
+        numbers = sorted(plan_hashes)
+        for number, record in zip(numbers, pool.map(lambda n: read_commit(output, split, n), numbers), strict=True):
+            if record is None or record.plan_hash != plan_hashes[number]:
+                raise OutputError(
+                    f"{output.path(tar_file(split, number))} is not committed by this plan any more. Does another job "
+                    "write to the same output? Run the same command again, alone."
+                )
+            tally.add(number, record)
+    return tally
+
+
+def _table(rows: list[tuple[int, ...]] | list[tuple[int | str, ...]], columns: Mapping[str, pa.DataType]) -> pa.Table:
+    values = list(zip(*rows, strict=True)) or [()] * len(columns)
+    return pa.table(
+        {name: pa.array(column, kind) for (name, kind), column in zip(columns.items(), values, strict=True)}
+    )
