@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -40,6 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nStopped. What is committed is kept: run the same command again to go on.", file=sys.stderr)
         return EXIT_FAILED
+    except BrokenPipeError:  # As in `predecode inspect OUTPUT | head`.
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - The interpreter flushes it once more at its end.
+        return EXIT_DONE
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _report(error, f"{where}{error.strerror or error}.", debug=parsed.debug)
@@ -57,8 +61,17 @@ def _materialize(parsed: argparse.Namespace, beam_flags: Sequence[str]) -> None:
     # Beam takes a second to import: --help and the other commands don't wait for it.
     from predecode.pipeline.job import materialize
 
+    if not parsed.debug:
+        _hush_workers()
     summary = materialize(options_of(parsed), list(beam_flags), show_progress=not parsed.no_progress)
     print(summary.to_json() if parsed.json else summary)
+
+
+def _hush_workers() -> None:
+    """Keeps Beam's worker from printing the traceback of what a step raises: all of it is in the error, too."""
+    from apache_beam.runners.worker import sdk_worker
+
+    sdk_worker.print = lambda *_, **__: None  # type: ignore[attr-defined]
 
 
 def options_of(parsed: argparse.Namespace) -> MaterializeOptions:

@@ -7,9 +7,11 @@ import re
 from predecode.transforms import errors
 from predecode.transforms.errors import PredecodeError
 
-# Beam ends the message of what a step raised with "[while running 'STEP']"; the traceback's last entry has the class.
+# Beam ends the message of what a step raised with "[while running 'STEP']". A text may hold several tracebacks, of the
+# error's own causes and of the error before Beam added its part: the last is the one to believe.
 _RAISED = re.compile(
-    rf"{re.escape(errors.__name__)}\.(?P<name>\w+): (?P<message>.*?)(?: \[while running '(?P<step>[^']*)'\]|\Z)",
+    rf"{re.escape(errors.__name__)}\.(?P<name>\w+): (?P<message>.*?)"
+    r"(?: \[while running '[^']*'\]|\n\n(?:During handling of|The above exception was)|\Z)",
     re.DOTALL,
 )
 _STEP = re.compile(r"(?P<message>[^\n]*(?:\n(?!\s*File )[^\n]*)*?) \[while running '(?P<step>[^']*)'\]")
@@ -31,9 +33,9 @@ def find_cause(error: BaseException) -> PredecodeError:
     if isinstance(error, PredecodeError):
         return _without_step(error)
     text = str(error)
-    if found := _RAISED.search(text):
-        kind = getattr(errors, found["name"], PredecodeError)
-        return kind(found["message"].strip())
+    if raised := list(_RAISED.finditer(text)):
+        kind = getattr(errors, raised[-1]["name"], PredecodeError)
+        return kind(raised[-1]["message"].strip())
     lines = [line for line in text.strip().splitlines() if line.strip()]
     last = _STEP.search(text)
     message = last["message"].strip().splitlines()[-1] if last else (lines[-1] if lines else "")

@@ -13,6 +13,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from predecode.pipeline.failures import find_cause
 from predecode.pipeline.graph import Materialize
 from predecode.pipeline.progress import Progress
+from predecode.pipeline.quick_start import without_compiler
 from predecode.pipeline.runner import pipeline_options, runs_here
 from predecode.pipeline.summary import Summary, summarize
 from predecode.transforms.features import Kind
@@ -46,7 +47,8 @@ def materialize(
     settings = beam_options if isinstance(beam_options, PipelineOptions) else pipeline_options(beam_options)
     recipe = open_recipe(options)
     if runs_here(settings) and any(camera.kind is Kind.VIDEO for camera in recipe.cameras):
-        check_decoder()
+        with without_compiler():
+            check_decoder()
     with Progress(recipe.output) if show_progress else contextlib.nullcontext():
         try:
             pipeline = beam.Pipeline(options=settings)

@@ -24,9 +24,11 @@ def pipeline_options(flags: Sequence[str] | None = None) -> PipelineOptions:
     flags = list(flags or ())
     known = PipelineOptions([]).get_all_options()
     given = PipelineOptions(flags).get_all_options(retain_unknown_options=True)
-    if unknown := sorted(given.keys() - known.keys()):
+    if unknown := given.keys() - known.keys():
+        # As they were typed: Beam makes underscores of dashes.
+        typed = [flag.split("=", 1)[0] for flag in flags if _name(flag) in unknown]
         raise UsageError(
-            f"Unknown option{'s' if len(unknown) > 1 else ''}: {', '.join('--' + name for name in unknown)}. "
+            f"Unknown option{'s' if len(unknown) > 1 else ''}: {', '.join(typed)}. "
             "`predecode materialize --help` lists the options; Beam's own, such as --runner, are taken too."
         )
     options = PipelineOptions(flags)
@@ -47,4 +49,9 @@ def runs_here(options: PipelineOptions) -> bool:
 
 
 def _says(flags: Sequence[str], name: str) -> bool:
-    return any(flag.split("=", 1)[0] == f"--{name}" for flag in flags)
+    return any(_name(flag) == name for flag in flags)
+
+
+def _name(flag: str) -> str:
+    """Beam's name of an option: `direct_num_workers` of `--direct_num_workers=2`."""
+    return flag.split("=", 1)[0].removeprefix("--").replace("-", "_")

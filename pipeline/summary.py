@@ -10,6 +10,7 @@ from typing import Any
 
 from predecode.transforms.episodes import Quarantine
 from predecode.transforms.format import QUARANTINE_FILE
+from predecode.transforms.sizes import size_text
 from predecode.transforms.storage import Folder
 
 
@@ -102,16 +103,3 @@ def _reasons(output: Folder) -> dict[str, int]:
         part = Quarantine(**json.loads(line))
         counts[part.reason] += part.num_anchors
     return dict(counts.most_common())
-
-
-def size_text(size_bytes: int) -> str:
-    """Bytes for a person.
-
-    >>> size_text(999), size_text(1_500_000), size_text(2_340_000_000_000)
-    ('999 B', '1.5 MB', '2.3 TB')
-    """
-    size, units = float(size_bytes), ["B", "kB", "MB", "GB", "TB"]
-    while size >= 1000 and len(units) > 1:
-        size /= 1000
-        units.pop(0)
-    return f"{size:.0f} {units[0]}" if units[0] == "B" else f"{size:.1f} {units[0]}"

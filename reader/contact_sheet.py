@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-SHEET_WIDTH = 1600
+MIN_WIDTH, MAX_WIDTH = 960, 1600
 GUTTER_WIDTH = 190
 MARGIN = 16
 GAP = 6
@@ -22,14 +22,22 @@ LINE_HEIGHT = 16
 MAX_CURVES = 16
 
 PAD_COLOR = (205, 25, 25)
+TINT_COLOR = (255, 90, 90)
+HATCH_COLOR = (160, 0, 0)
 ANCHOR_COLOR = (20, 95, 205)
 TEXT_COLOR = (30, 30, 30)
 FAINT_COLOR = (120, 120, 120)
 BAND_COLOR = (226, 232, 240)
 CURVE_COLORS = ((31, 119, 180), (255, 127, 14), (44, 160, 44), (148, 103, 189), (140, 86, 75), (23, 190, 207))
 
-_PAD_TINT = 0.45
+_FRAME_TINT, _PLOT_TINT = 0.55, 0.2
 _HATCH_STEP = 9
+_CURVE_SLOT_WIDTH = 64
+_OVERSAMPLING = 3
+_AXIS_WIDTH = 60
+_BADGE_WIDTH = 34
+_NARROWEST_LETTER = 2
+_MAX_POINTS = 40
 
 Box = tuple[int, int, int, int]
 
@@ -74,10 +82,20 @@ class CameraRow:
     def thumb_size(self) -> tuple[int, int]:
         """Width and height of a frame on the sheet: as large as fits."""
         height, width = self.slots[0].image.shape[:2]
-        room = (SHEET_WIDTH - 2 * MARGIN - GUTTER_WIDTH) // len(self.slots) - GAP
+        room = (MAX_WIDTH - 2 * MARGIN - GUTTER_WIDTH) // len(self.slots) - GAP
         room = max(MIN_THUMB_WIDTH, min(MAX_THUMB_WIDTH, room))
         scale = min(room / width, MAX_THUMB_HEIGHT / height)
         return max(1, round(width * scale)), max(1, round(height * scale))
+
+    @property
+    def step(self) -> int:
+        """Pixels from one slot to the next."""
+        return max(self.thumb_size[0], MIN_THUMB_WIDTH) + GAP
+
+    @property
+    def width(self) -> int:
+        """Pixels on the sheet, with its margins."""
+        return 2 * MARGIN + GUTTER_WIDTH + self.step * len(self.slots)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +119,11 @@ class CurveRow:
         """Pixels on the sheet."""
         return CURVES_HEIGHT + LINE_HEIGHT + GAP
 
+    @property
+    def width(self) -> int:
+        """Pixels on the sheet, with its margins: as many as are useful."""
+        return min(MAX_WIDTH, 2 * MARGIN + GUTTER_WIDTH + _AXIS_WIDTH + _CURVE_SLOT_WIDTH * len(self.deltas))
+
 
 @dataclass(frozen=True, slots=True)
 class Block:
@@ -122,9 +145,10 @@ class Block:
 
 def draw_sheet(title: str, subtitle: str, blocks: Sequence[Block]) -> Image.Image:
     """Draws windows one below the other, with a title and a legend."""
-    sheet = _Sheet(2 * MARGIN + 5 * LINE_HEIGHT + sum(block.height for block in blocks))
-    sheet.text((MARGIN, MARGIN), title, size=18, limit=SHEET_WIDTH - 2 * MARGIN)
-    sheet.text((MARGIN, MARGIN + 26), subtitle, color=FAINT_COLOR, limit=SHEET_WIDTH - 2 * MARGIN)
+    width = max(MIN_WIDTH, *(row.width for block in blocks for row in block.rows))
+    sheet = _Sheet(width, 2 * MARGIN + 5 * LINE_HEIGHT + sum(block.height for block in blocks))
+    sheet.text((MARGIN, MARGIN), title, size=18)
+    sheet.text((MARGIN, MARGIN + 26), subtitle, color=FAINT_COLOR)
     sheet.legend(MARGIN + 48)
     top = MARGIN + 5 * LINE_HEIGHT
     for block in blocks:
@@ -143,8 +167,8 @@ def draw_sheet(title: str, subtitle: str, blocks: Sequence[Block]) -> Image.Imag
 class _Sheet:
     """A picture in the making."""
 
-    def __init__(self, height: int) -> None:
-        self.image = Image.new("RGB", (SHEET_WIDTH, height), "white")
+    def __init__(self, width: int, height: int) -> None:
+        self.image = Image.new("RGB", (width, height), "white")
         self._draw = ImageDraw.Draw(self.image)
 
     def text(
@@ -155,10 +179,12 @@ class _Sheet:
         size: int = 12,
         color: tuple[int, int, int] = TEXT_COLOR,
         anchor: str = "la",
-        limit: int = SHEET_WIDTH,
+        limit: int | None = None,
     ) -> None:
-        """One line, shortened to a width."""
+        """One line, shortened to a width; by default to the sheet's."""
         font: Any = ImageFont.load_default(size)
+        limit = limit or self.image.width - 2 * MARGIN
+        text = text[: limit // _NARROWEST_LETTER]
         while len(text) > 1 and font.getlength(text) > limit:
             text = text[:-2] + "…"
         self._draw.text(place, text, fill=color, font=font, anchor=anchor)
@@ -166,7 +192,7 @@ class _Sheet:
     def legend(self, top: int) -> None:
         """What the marks mean."""
         swatch = np.full((18, 30, 3), 225, np.uint8)
-        self.image.paste(_marked_pad(Image.fromarray(swatch)), (MARGIN, top))
+        self.image.paste(_marked_pad(Image.fromarray(swatch), _FRAME_TINT), (MARGIN, top))
         self._draw.rectangle((MARGIN, top, MARGIN + 29, top + 17), outline=PAD_COLOR, width=2)
         self.text((MARGIN + 38, top + 2), "pad: the delta left the episode, its edge frame or row is repeated")
         left = MARGIN + 470
@@ -175,16 +201,16 @@ class _Sheet:
 
     def band(self, top: int, title: str) -> None:
         """The title of a window."""
-        self._draw.rectangle((MARGIN, top, SHEET_WIDTH - MARGIN, top + LINE_HEIGHT + GAP), fill=BAND_COLOR)
-        self.text((MARGIN + GAP, top + 4), title, size=13, limit=SHEET_WIDTH - 2 * MARGIN - 2 * GAP)
+        right = self.image.width - MARGIN
+        self._draw.rectangle((MARGIN, top, right, top + LINE_HEIGHT + GAP), fill=BAND_COLOR)
+        self.text((MARGIN + GAP, top + 4), title, size=13, limit=right - MARGIN - 2 * GAP)
 
     def camera_row(self, top: int, row: CameraRow) -> None:
         """Frames along the deltas."""
         self._label(top, row.name, row.note)
         width, height = row.thumb_size
-        step = max(width, MIN_THUMB_WIDTH) + GAP
         for number, slot in enumerate(row.slots):
-            left = MARGIN + GUTTER_WIDTH + number * step
+            left = MARGIN + GUTTER_WIDTH + number * row.step
             self.image.paste(_thumbnail(slot, (width, height)), (left, top))
             color = PAD_COLOR if slot.is_pad else ANCHOR_COLOR if slot.delta == 0 else FAINT_COLOR
             box = (left, top, left + width - 1, top + height - 1)
@@ -207,14 +233,18 @@ class _Sheet:
         curves = row.values[:, :shown]
         finite = curves[np.isfinite(curves)]
         low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
-        box = (MARGIN + GUTTER_WIDTH + 60, top + 2, SHEET_WIDTH - MARGIN - GAP, top + CURVES_HEIGHT - 2)
-        self._shade(box, row.is_pad)
+        box = (MARGIN + GUTTER_WIDTH + _AXIS_WIDTH, top + 2, row.width - MARGIN, top + CURVES_HEIGHT - 2)
+        padded = list(_padded_spans(box, row.is_pad))
+        for left, right in padded:
+            self._shade(left, right, box)
         self._draw.rectangle(box, outline=FAINT_COLOR)
         for place, value in {box[1]: high, box[3] - 11: low}.items():
             self.text((box[0] - 5, place), f"{value:.4g}", color=FAINT_COLOR, anchor="ra", size=11)
         self._ticks(box, row)
-        for number, curve in enumerate(curves.T):
-            self._curve(box, curve, (low, high), CURVE_COLORS[number % len(CURVE_COLORS)])
+        self._curves(box, curves, (low, high))
+        for left, right in padded:
+            if right - left >= _BADGE_WIDTH:
+                self._badge((left + right) // 2, (box[1] + box[3]) // 2)
 
     def _label(self, top: int, name: str, note: str) -> None:
         for number, part in enumerate(_wrapped(name, 26)):
@@ -223,18 +253,14 @@ class _Sheet:
         self.text((MARGIN, below), note, color=FAINT_COLOR, size=11, limit=GUTTER_WIDTH - GAP)
 
     def _badge(self, x: int, y: int) -> None:
-        self._draw.rectangle((x - 16, y - 9, x + 16, y + 9), fill=PAD_COLOR)
+        half = _BADGE_WIDTH // 2
+        self._draw.rectangle((x - half, y - 9, x + half, y + 9), fill=PAD_COLOR)
         self.text((x, y), "PAD", color=(255, 255, 255), anchor="mm", size=13)
 
-    def _shade(self, box: Box, is_pad: NDArray[np.bool_]) -> None:
-        """Marks the padded part of a plot."""
-        edges = np.flatnonzero(np.diff(is_pad, prepend=False, append=False)).reshape(-1, 2)
-        for first, stop in edges.tolist():
-            left, right = _slot_left(box, first, len(is_pad)), _slot_left(box, stop, len(is_pad))
-            size = (max(1, right - left), box[3] - box[1])
-            self.image.paste(_marked_pad(Image.new("RGB", size, "white")), (left, box[1]))
-            if right - left >= 34:
-                self._badge((left + right) // 2, box[1] + 12)
+    def _shade(self, left: int, right: int, box: Box) -> None:
+        """Marks a padded part of a plot."""
+        size = (max(1, right - left), box[3] - box[1])
+        self.image.paste(_marked_pad(Image.new("RGB", size, "white"), _PLOT_TINT), (left, box[1]))
 
     def _ticks(self, box: Box, row: CurveRow) -> None:
         every = math.ceil(len(row.deltas) / 24)
@@ -246,23 +272,36 @@ class _Sheet:
                 color = PAD_COLOR if row.is_pad[number] else ANCHOR_COLOR if delta == 0 else TEXT_COLOR
                 self.text((x, box[3] + 3), _signed(delta), color=color, anchor="ma", size=11)
 
-    def _curve(
-        self, box: Box, values: NDArray[np.float64], bounds: tuple[float, float], color: tuple[int, int, int]
-    ) -> None:
-        low, high = bounds
-        middle, height = (box[1] + box[3]) / 2, box[3] - box[1] - 12
-        scale = height / (high - low) if high > low else 0.0
-        before: tuple[float, float] | None = None
-        for number, value in enumerate(values.tolist()):
-            if not math.isfinite(value):
-                before = None
-                continue
-            place = (_slot_middle(box, number, len(values)), middle - (value - (low + high) / 2) * scale)
-            if before is not None:
-                self._draw.line((*before, *place), fill=color, width=2)
-            if len(values) <= 40:
-                self._draw.ellipse((place[0] - 3, place[1] - 3, place[0] + 3, place[1] + 3), fill=color)
-            before = place
+    def _curves(self, box: Box, curves: NDArray[np.float64], bounds: tuple[float, float]) -> None:
+        """Draws (T, D) values over what is there, larger first, so that lines come out smooth."""
+        size = (box[2] - box[0] + 1, box[3] - box[1] + 1)
+        large = self.image.crop((box[0], box[1], box[2] + 1, box[3] + 1)).resize(
+            (size[0] * _OVERSAMPLING, size[1] * _OVERSAMPLING), Image.Resampling.NEAREST
+        )
+        for number, curve in enumerate(curves.T):
+            _draw_curve(large, curve, bounds, CURVE_COLORS[number % len(CURVE_COLORS)])
+        self.image.paste(large.resize(size, Image.Resampling.BOX), box[:2])
+
+
+def _draw_curve(
+    image: Image.Image, values: NDArray[np.float64], bounds: tuple[float, float], color: tuple[int, int, int]
+) -> None:
+    """Draws T values, each in the middle of its slot; there is a gap where one is not finite."""
+    draw, radius = ImageDraw.Draw(image), 3 * _OVERSAMPLING
+    low, high = bounds
+    scale = (image.height - 4 * radius) / (high - low) if high > low else 0.0
+    before: tuple[float, float] | None = None
+    for number, value in enumerate(values.tolist()):
+        if not math.isfinite(value):
+            before = None
+            continue
+        x = image.width * (2 * number + 1) / (2 * len(values))
+        y = image.height / 2 - (value - (low + high) / 2) * scale
+        if before is not None:
+            draw.line((*before, x, y), fill=color, width=2 * _OVERSAMPLING)
+        if len(values) <= _MAX_POINTS:
+            draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=color)
+        before = (x, y)
 
 
 def _thumbnail(slot: Slot, size: tuple[int, int]) -> Image.Image:
@@ -270,16 +309,22 @@ def _thumbnail(slot: Slot, size: tuple[int, int]) -> Image.Image:
     image = Image.fromarray(slot.image[..., 0] if channels == 1 else slot.image).convert("RGB")
     method = Image.Resampling.NEAREST if size[0] > image.width else Image.Resampling.LANCZOS
     thumbnail = image.resize(size, method)
-    return _marked_pad(thumbnail) if slot.is_pad else thumbnail
+    return _marked_pad(thumbnail, _FRAME_TINT) if slot.is_pad else thumbnail
 
 
-def _marked_pad(image: Image.Image) -> Image.Image:
+def _marked_pad(image: Image.Image, tint: float) -> Image.Image:
     """Tinted and hatched."""
-    tinted = Image.blend(image, Image.new("RGB", image.size, PAD_COLOR), _PAD_TINT)
+    tinted = Image.blend(image, Image.new("RGB", image.size, TINT_COLOR), tint)
     draw = ImageDraw.Draw(tinted)
     for offset in range(-image.height, image.width, _HATCH_STEP):
-        draw.line((offset, image.height, offset + image.height, 0), fill=PAD_COLOR, width=1)
+        draw.line((offset, image.height, offset + image.height, 0), fill=HATCH_COLOR, width=1)
     return tinted
+
+
+def _padded_spans(box: Box, is_pad: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
+    """Left and right of each run of padded slots in a plot."""
+    for first, stop in np.flatnonzero(np.diff(is_pad, prepend=False, append=False)).reshape(-1, 2).tolist():
+        yield _slot_left(box, first, len(is_pad)), _slot_left(box, stop, len(is_pad))
 
 
 def _slot_left(box: Box, number: int, count: int) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -14,9 +13,8 @@ from predecode.transforms.features import Kind
 from predecode.transforms.format import MANIFEST_FILE, PLAN_FILE
 from predecode.transforms.manifest import read_manifest
 from predecode.transforms.plan_file import read_plan
+from predecode.transforms.sizes import size_text
 from predecode.transforms.storage import Folder
-
-_UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +114,8 @@ def _split_lines(splits: Mapping[str, Any]) -> Iterator[str]:
     for name, split in splits.items():
         yield (
             f"{name}: {split['episodes']} episodes, {split['anchors']} windows in {split['samples']} samples, "
-            f"{split['shards']} shards, {readable_bytes(split['tar_bytes'])} "
-            f"({readable_bytes(split['bytes_per_anchor'])} a window), {split['anchors_quarantined']} quarantined"
+            f"{split['shards']} shards, {size_text(split['tar_bytes'])} "
+            f"({size_text(split['bytes_per_anchor'])} a window), {split['anchors_quarantined']} quarantined"
         )
 
 
@@ -153,13 +151,3 @@ def compact(deltas: Sequence[int]) -> str:
         return ", ".join(map(str, deltas))
     step = steps.pop()
     return f"{deltas[0]}..{deltas[-1]}" + (f" step {step}" if step != 1 else "")
-
-
-def readable_bytes(size_bytes: int) -> str:
-    """Bytes for a person.
-
-    >>> readable_bytes(999), readable_bytes(5_400_000)
-    ('999 B', '5.4 MB')
-    """
-    power = min(len(_UNITS) - 1, int(math.log10(max(1, size_bytes))) // 3)
-    return f"{size_bytes / 1000**power:.{1 if power else 0}f} {_UNITS[power]}"

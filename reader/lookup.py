@@ -47,7 +47,7 @@ class FoundWindow:
     folder: Folder
 
     def frame_numbers(self, camera: str) -> list[int | None]:
-        """Per delta the number of the frame shown, within the episode; None where a single padded frame does not say."""
+        """Per delta the number of the frame shown, in its episode; None for an unknown last one."""
         item_format, anchor_frame = self.rows.item_format, self.rows.frame_number(self.anchor)
         if item_format.has_runs:
             numbers = self.index[f"{item_format.camera_member(camera)}/frame"]

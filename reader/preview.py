@@ -56,12 +56,13 @@ def draw_preview(
     manifest = read_manifest(folder)
     item_format = ItemFormat.of(manifest)
     lookup = SplitLookup(folder, manifest, split)
-    blocks = [_block(lookup.find(*choice)) for choice in choose_windows(lookup, num_windows)]
+    blocks = [_block(lookup, *choice) for choice in choose_windows(lookup, num_windows)]
     num_anchors, num_episodes = (manifest["splits"][split][key] for key in ("anchors", "episodes"))
     windows = ", ".join(f"{name} {compact(deltas)}" for name, deltas in item_format.delta_indices.items())
+    left_out = f"curves of the first {MAX_CURVE_ROWS} numbers; " if len(_windowed(item_format)) > MAX_CURVE_ROWS else ""
     picture = draw_sheet(
         f"{folder}: {len(blocks)} of {num_anchors} windows of split {split}, {num_episodes} episodes",
-        f"{item_format.fps:g} fps, {item_format.image_codec}; deltas in frames: {windows or 'none'}",
+        f"{item_format.fps:g} fps, {item_format.image_codec}; {left_out}deltas in frames: {windows or 'none'}",
         blocks,
     )
     try:
@@ -85,18 +86,26 @@ def choose_windows(lookup: SplitLookup, num_windows: int) -> list[tuple[int, int
     return list(chosen)[:num_windows]
 
 
-def _block(window: FoundWindow) -> Block:
+def _block(lookup: SplitLookup, episode_index: int, anchor_number: int) -> Block:
+    window = lookup.find(episode_index, anchor_number)
     rows, item_format = window.rows, window.rows.item_format
-    title = f"episode {rows.text['episode_index']}, anchor at frame {rows.frame_number(window.anchor)}"
+    ends = lookup.anchors(episode_index)[[0, -1]].tolist()
+    which = " and ".join(name for name, end in zip(("first", "last"), ends, strict=True) if end == anchor_number)
+    title = f"episode {episode_index}, anchor at frame {rows.frame_number(window.anchor)}"
+    if which:
+        title += f", the {which} window of its episode"
     texts = [f"{name}: {rows.text[name][window.anchor]!r}" for name in item_format.text_features]
-    windowed = [number for number in item_format.numbers if number.name in item_format.delta_indices]
     return Block(
         "   ".join([title, *reversed(texts)]),
         [
             *(_camera_row(window, camera) for camera in item_format.cameras),
-            *(_curve_row(window, number) for number in windowed[:MAX_CURVE_ROWS]),
+            *(_curve_row(window, number) for number in _windowed(item_format)[:MAX_CURVE_ROWS]),
         ],
     )
+
+
+def _windowed(item_format: ItemFormat) -> list[StoredFeature]:
+    return [number for number in item_format.numbers if number.name in item_format.delta_indices]
 
 
 def _camera_row(window: FoundWindow, camera: StoredFeature) -> CameraRow:

@@ -51,8 +51,9 @@ def items_of(members: dict[str, bytes], manifest: dict[str, Any]) -> Iterator[Ar
                 squeezed = name not in deltas or (feature["kind"] == "video" and len(deltas[name]) == 1)
                 item[name] = frames[0] if squeezed else frames
             elif feature["kind"] == "number":
-                item[name] = tensors[name][tensors[f"{name}/index"][k]] if name in deltas else tensors[name][k]
-                assert item[name].dtype == feature["dtype"]
+                value = tensors[name][tensors[f"{name}/index"][k]] if name in deltas else tensors[name][k]
+                assert value.dtype == feature["dtype"]
+                item[name] = value
         for name in deltas:
             item[f"{name}_is_pad"] = tensors[f"{name}_is_pad"][k]
         for name in manifest["text_features"]:

@@ -197,7 +197,7 @@ def test_a_truncated_video_gives_what_is_there(clip: Clip, tmp_path: Path) -> No
 def test_what_is_no_video_is_a_data_error(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "bad.mp4"
     path.write_bytes(content)
-    with pytest.raises(DataError, match=r"bad\.mp4: the video cannot be decoded: it cannot be opened.*--on-error"):
+    with pytest.raises(DataError, match=r"bad\.mp4: the video cannot be decoded: it cannot be opened.*get it again"):
         read(path, [0.0])
 
 

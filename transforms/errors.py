@@ -48,3 +48,11 @@ class FormatError(PredecodeError, ValueError):
 
 class MissingDependencyError(PredecodeError, ImportError):
     """A library, or a version of it, that the job needs is not installed."""
+
+
+def with_remedy(error: DataError) -> DataError:
+    """The error as it ends a job that fails on errors: with what else the user could do."""
+    return DataError(
+        f"{str(error).rstrip('.')}. Mend the source, leave the episode out with --episodes, or give "
+        "--on-error=quarantine to go on without what is bad."
+    )

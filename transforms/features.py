@@ -7,11 +7,11 @@ tensors: floats become float32, integers int64.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from predecode.transforms.errors import SourceError
+from predecode.transforms.errors import SourceError, UsageError
 
 MAX_NAME_LENGTH = 76
 """Characters: KEY (13) + "." + camera + ".frames" or ".npy.zst" must fit the 100 characters of a plain tar header."""
@@ -24,6 +24,9 @@ _ITEM_DTYPES = {
     **dict.fromkeys(("float16", "float32", "float64"), "float32"),
     **dict.fromkeys(("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"), "int64"),
 }
+
+
+MAX_DIMENSIONS = 8
 
 
 class Kind(StrEnum):
@@ -79,15 +82,33 @@ def parse_features(specs: object, *, where: str, excluded: frozenset[str] = froz
         excluded: Names that are left out, whatever they are.
 
     Raises:
-        SourceError: a name that is no feature, an unsafe name, or a dtype or shape that cannot be materialized.
+        SourceError: an unsafe name, or a dtype or shape that cannot be materialized.
+        UsageError: a feature is excluded that is not there.
     """
     if not isinstance(specs, Mapping) or not specs:
         raise SourceError(f"{where}: expected `features` to be an object of at least one feature, got {specs!r:.80}.")
     if unknown := excluded - specs.keys():
-        raise SourceError(
+        raise UsageError(
             f"{where}: cannot exclude {', '.join(sorted(unknown))}: no such feature. There are: {', '.join(specs)}."
         )
-    return tuple(_parse_feature(name, spec, where) for name, spec in specs.items() if name not in excluded)
+    features = tuple(_parse_feature(name, spec, where) for name, spec in specs.items() if name not in excluded)
+    _check_cameras([feature.name for feature in features if feature.is_camera], where)
+    return features
+
+
+def _check_cameras(names: Sequence[str], where: str) -> None:
+    """Camera names become names of tar members, which webdataset gives in lower case."""
+    for name in names:
+        if not name.isascii():
+            raise SourceError(
+                f"{where}: expected the name of a camera in ASCII letters, got {name!r}. "
+                f"Leave it out with --exclude-features {name}."
+            )
+    if len({name.lower() for name in names}) != len(names):
+        raise SourceError(
+            f"{where}: expected names of cameras that differ in more than upper and lower case, got {', '.join(names)}. "
+            "Leave one out with --exclude-features."
+        )
 
 
 def _parse_feature(name: str, spec: object, where: str) -> Feature:
@@ -101,10 +122,11 @@ def _parse_feature(name: str, spec: object, where: str) -> Feature:
     if _is_depth(spec):
         raise SourceError(f"{where}: feature {name!r} is a depth map, which cannot be materialized. {remedy}")
     sizes = tuple(shape) if isinstance(shape, list | tuple) else ()
-    if not sizes or not all(type(size) is int and size > 0 for size in sizes) or math.prod(sizes) > MAX_ELEMENTS:
+    is_shape = 1 <= len(sizes) <= MAX_DIMENSIONS and all(type(size) is int and size > 0 for size in sizes)
+    if not is_shape or math.prod(sizes) > MAX_ELEMENTS:
         raise SourceError(
-            f"{where}: feature {name!r}: expected a shape of positive sizes (at most {MAX_ELEMENTS} values), "
-            f"got {shape!r:.80}. {remedy}"
+            f"{where}: feature {name!r}: expected a shape of 1 to {MAX_DIMENSIONS} positive sizes (at most "
+            f"{MAX_ELEMENTS} values), got {shape!r:.80}. {remedy}"
         )
     if dtype in (Kind.VIDEO, Kind.IMAGE, Kind.STRING):
         return Feature(name, Kind(dtype), str(dtype), sizes)

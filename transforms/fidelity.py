@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from predecode.transforms.images import ImageCodec
 
-METER_STRIDE_FRAMES = 8
+METER_STRIDE_FRAMES = 16
 """Every so many frames of an episode one is decoded again and compared: which ones does not depend on the shards."""
 
 _STATISTICS_SIDE = 300

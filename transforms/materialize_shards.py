@@ -12,7 +12,7 @@ from apache_beam.metrics import Metrics
 
 from predecode.transforms.commits import CommitRecord, describe_lost, read_commit
 from predecode.transforms.episodes import Quarantine
-from predecode.transforms.errors import DataError
+from predecode.transforms.errors import DataError, with_remedy
 from predecode.transforms.fidelity import FrameMeter
 from predecode.transforms.format import DATA_MEMBER, FRAMES_EXTENSION, JSON_MEMBER, commit_file, index_file, tar_file
 from predecode.transforms.images import image_codec
@@ -67,7 +67,7 @@ def materialize_shard(plan: ShardPlan, recipe: Recipe, layout: Layout, reader: S
             encoded[segment] = encoder.encode(reader, plan.episodes[segment.episode_index], segment)
         except DataError as error:
             if recipe.options.on_error == "fail":
-                raise
+                raise with_remedy(error) from error
             lost.append(_quarantine(segment, recipe, error))
     kept = tuple(segment for segment in plan.segments if segment in encoded)
     samples = [sample for segment in kept for sample in encoded[segment]]
@@ -115,6 +115,7 @@ class _MaterializeShard(beam.DoFn):
             started = time.monotonic()
             if self._reader is None:
                 self._reader = recipe.source.reader(tolerance_s=recipe.options.tolerance_s)
+                _use_one_thread(recipe)
             record = materialize_shard(plan, recipe, layout, self._reader)
             _count(record, time.monotonic() - started)
         yield ShardCommit(plan.split, plan.number, plan.plan_hash)
@@ -123,6 +124,14 @@ class _MaterializeShard(beam.DoFn):
         """Closes what the reader holds open."""
         if self._reader is not None:
             self._reader.__exit__(None, None, None)
+
+
+def _use_one_thread(recipe: Recipe) -> None:
+    """Keeps torch, where it resizes, from starting a team of threads under each of the runner's own."""
+    if recipe.options.image_size:
+        import torch
+
+        torch.set_num_threads(1)
 
 
 def _refuse_lost(record: CommitRecord, recipe: Recipe, plan: ShardPlan) -> None:

@@ -96,9 +96,6 @@ class PlanShards(beam.PTransform[Any, Any]):
             | "AssignGroup" >> beam.ParDo(_AssignGroup(), recipe, layout).with_output_types(tuple[GroupKey, Episode])
             # ((split, group), [Episode, ...])
             | "GroupByGroup" >> beam.GroupByKey()
-            | "PlanGroup"
-            >> beam.ParDo(_PlanGroup(), recipe, probe, layout).with_output_types(
-                ShardPlan
-            )
+            | "PlanGroup" >> beam.ParDo(_PlanGroup(), recipe, probe, layout).with_output_types(ShardPlan)
             | "SpreadShards" >> beam.Reshuffle()
         )

@@ -12,7 +12,7 @@ import apache_beam as beam
 import numpy as np
 
 from predecode.transforms.episodes import Episode
-from predecode.transforms.errors import DataError
+from predecode.transforms.errors import DataError, with_remedy
 from predecode.transforms.features import Feature, Kind
 from predecode.transforms.format import TAR_BLOCK_BYTES, TAR_HEADER_BYTES
 from predecode.transforms.images import image_codec, library_versions
@@ -62,7 +62,7 @@ def probe_source(recipe: Recipe, episodes: Sequence[Episode], reader: SourceRead
         reader: Of the source.
 
     Raises:
-        DataError: none of them can be read.
+        DataError: one cannot be read and the job fails on errors, or none can be read.
     """
     versions = tuple(sorted(byte_versions(recipe).items()))
     if not recipe.cameras or not episodes:
@@ -75,13 +75,19 @@ def probe_source(recipe: Recipe, episodes: Sequence[Episode], reader: SourceRead
             frames = {camera.name: list(_probe_frames(recipe, episode, camera, reader)) for camera in recipe.cameras}
             gops += [_gop(episode, camera, reader) for camera in recipe.cameras]
         except DataError as error:
+            # A plan made without this episode would not be the plan of the mended source.
+            if recipe.options.on_error == "fail":
+                raise with_remedy(error) from error
             first_error = first_error or error
             continue
         seen.append(frames)
         if len(seen) == PROBED_EPISODES:
             break
     if not seen:
-        raise DataError(f"None of the first {len(episodes)} episodes can be read. The first error: {first_error}")
+        raise DataError(
+            f"None of the first {len(episodes)} episodes can be read. Mend the source, or leave them out with "
+            f"--episodes. The first error: {first_error}"
+        )
     return Probe(tuple(_camera(camera.name, seen) for camera in recipe.cameras), max(gops), versions)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,9 @@ from predecode.transforms.shards import Segment
 from predecode.transforms.sources.base import Rows, SourceReader
 from predecode.transforms.statistics import RowMeter
 from predecode.transforms.windows import window
+
+Window: TypeAlias = tuple[NDArray[np.int64], NDArray[np.bool_]]
+"""Frame numbers (A, T) and padding mask (A, T) of the windows of A anchors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,16 +99,21 @@ class SegmentEncoder:
         stride = self.recipe.options.anchor_stride
         anchors = np.arange(segment.first_anchor, segment.stop_anchor, dtype=np.int64) * stride
         rows, first_row = self._read_rows(reader, episode, anchors)
+        asked = self.recipe.camera_deltas | self.recipe.deltas
+        windows = {name: window(anchors, deltas, episode.num_frames) for name, deltas in asked.items()}
         metered = self.frame_meter.tentative()
         frames = {
-            camera.name: self._encode_frames(reader, episode, camera, anchors, metered) for camera in self.cameras
+            camera.name: self._encode_frames(reader, episode, camera, windows[camera.name][0], metered)
+            for camera in self.cameras
         }
         self.frame_meter.add(metered)
         self.row_meter.add({name: _take(values, anchors - first_row) for name, values in rows.items()})
-        return [
-            self._sample(episode, anchors[start : start + self.anchors_per_sample], rows, first_row, frames)
-            for start in range(0, len(anchors), self.anchors_per_sample)
-        ]
+        samples = []
+        for start in range(0, len(anchors), self.anchors_per_sample):
+            run = slice(start, start + self.anchors_per_sample)
+            mine = {name: (positions[run], is_pad[run]) for name, (positions, is_pad) in windows.items()}
+            samples.append(self._sample(episode, anchors[run], rows, first_row, mine, frames))
+        return samples
 
     def _read_rows(self, reader: SourceReader, episode: Episode, anchors: NDArray[np.int64]) -> tuple[Rows, int]:
         """The rows that anchors and number windows need, as one range, and the frame number of the first."""
@@ -120,10 +128,9 @@ class SegmentEncoder:
         reader: SourceReader,
         episode: Episode,
         camera: Camera,
-        anchors: NDArray[np.int64],
+        positions: NDArray[np.int64],
         meter: FrameMeter,
     ) -> EncodedFrames:
-        positions, _ = window(anchors, self.recipe.camera_deltas[camera.name], episode.num_frames)
         numbers = np.unique(positions)
         contents: list[bytes] = []
         options = self.recipe.options
@@ -147,26 +154,28 @@ class SegmentEncoder:
         anchors: NDArray[np.int64],
         rows: Rows,
         first_row: int,
+        windows: Mapping[str, Window],
         frames: Mapping[str, EncodedFrames],
     ) -> Sample:
         tensors: dict[str, NDArray[Any]] = {}
         for feature in self.recipe.numbers:
             values = rows[feature.name]
             assert isinstance(values, np.ndarray)
-            deltas = self.recipe.deltas.get(feature.name)
-            tensors.update(window_tensors(feature.name, values, first_row, anchors, deltas, episode.num_frames))
+            has_anchor = 0 in self.recipe.deltas.get(feature.name, ())
+            shown = windows.get(feature.name)
+            tensors.update(window_tensors(feature.name, values, first_row, anchors, shown, has_anchor=has_anchor))
         members: dict[str, bytes | list[bytes]] = {}
         frame_numbers: dict[str, NDArray[np.int64]] = {}
         for camera, encoded in frames.items():
-            deltas = self.recipe.camera_deltas[camera]
-            positions, is_pad = window(anchors, deltas, episode.num_frames)
-            needed = np.unique(positions)
-            picked = [encoded.contents[i] for i in np.searchsorted(encoded.numbers, needed)]
+            positions, is_pad = windows[camera]
             if camera in self.recipe.deltas:
                 tensors[f"{camera}_is_pad"] = is_pad
             if not self.has_runs:
-                members[f"{camera}.{self.codec.extension}"] = picked[0]
+                place = int(np.searchsorted(encoded.numbers, positions[0, 0]))
+                members[f"{camera}.{self.codec.extension}"] = encoded.contents[place]
                 continue
+            needed = np.unique(positions)
+            picked = [encoded.contents[place] for place in np.searchsorted(encoded.numbers, needed)]
             tensors[f"{camera}/index"] = np.searchsorted(needed, positions).astype(np.int32)
             tensors[f"{camera}/offsets"] = np.cumsum([0, *map(len, picked)], dtype=np.int64)
             members[f"{camera}.{FRAMES_EXTENSION}"] = picked
@@ -191,23 +200,32 @@ def window_tensors(
     rows: NDArray[Any],
     first_row: int,
     anchors: NDArray[np.int64],
-    deltas: Sequence[int] | None,
-    num_frames: int,
+    shown: Window | None,
+    *,
+    has_anchor: bool,
 ) -> Iterator[tuple[str, NDArray[Any]]]:
     """The tensors of one number feature in one sample.
 
-    Without deltas the anchors' rows (A, ...). With deltas each needed row once, in frame order, `/index` int32 (A, T)
+    Without a window the anchors' rows (A, ...). With one each needed row once, in frame order, `/index` int32 (A, T)
     into them and `_is_pad` bool (A, T); the anchors' own rows are there too, at `/anchor` int32 (A,) if 0 is no delta.
+
+    Args:
+        name: Of the feature.
+        rows: Its values (R, ...) of consecutive frames.
+        first_row: Frame number of the first of them.
+        anchors: (A,) frame numbers.
+        shown: The window of each anchor; None where none was asked for.
+        has_anchor: Whether the window shows the anchor itself.
     """
-    if deltas is None:
+    if shown is None:
         yield name, rows[anchors - first_row]
         return
-    positions, is_pad = window(anchors, deltas, num_frames)
+    positions, is_pad = shown
     stored = np.unique(np.concatenate([positions.ravel(), anchors]))
     yield name, rows[stored - first_row]
     yield f"{name}/index", np.searchsorted(stored, positions).astype(np.int32)
     yield f"{name}_is_pad", is_pad
-    if 0 not in deltas:
+    if not has_anchor:
         yield f"{name}/anchor", np.searchsorted(stored, anchors).astype(np.int32)
 
 

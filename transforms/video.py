@@ -132,15 +132,15 @@ class VideoFile:
         inside = (times > start_seconds - 0.5 / fps) & (times < stop_seconds - 0.5 / fps)
         return [int(offset) for offset in np.rint((times[inside] - start_seconds) * fps)]
 
-    def _nearest(self, times: NDArray[np.float64], tolerances: NDArray[np.float64]) -> NDArray[np.uint8]:
-        """The frames nearest to a few times: uint8, (N, H, W, 3)."""
+    def _nearest(self, times: NDArray[np.float64], tolerances: NDArray[np.float64]) -> Iterator[NDArray[np.uint8]]:
+        """The frames nearest to a few times, up to the first that is missing."""
         if not self._must_search:
             frames = self._guessed(times, tolerances)
             if frames is not None:
-                return frames
-        frames = self._searched(times, tolerances)
+                yield from frames
+                return
+        yield from self._searched(times, tolerances)
         self._must_search = True
-        return frames
 
     def _guessed(self, times: NDArray[np.float64], tolerances: NDArray[np.float64]) -> NDArray[np.uint8] | None:
         """Frames where the average rate says that they are; None where one is not there."""
@@ -159,8 +159,8 @@ class VideoFile:
         reach = np.minimum(tolerances, 0.5 / fps)
         return _pixels(batch) if np.all(np.abs(_pts(batch) - times) <= reach) else None
 
-    def _searched(self, times: NDArray[np.float64], tolerances: NDArray[np.float64]) -> NDArray[np.uint8]:
-        """Frames by the times that a scan of the file has found."""
+    def _searched(self, times: NDArray[np.float64], tolerances: NDArray[np.float64]) -> Iterator[NDArray[np.uint8]]:
+        """Frames by the times that a scan of the file has found, up to the first that is missing."""
         decoder = self._opened(exact=True)
         begin = decoder.metadata.begin_stream_seconds or 0.0
         last = max(begin, (decoder.metadata.end_stream_seconds or 0.0) - _JUST_BEFORE_S)
@@ -180,17 +180,15 @@ class VideoFile:
             frames[chosen], pts[chosen] = _pixels(before)[is_nearer], _pts(before)[is_nearer]
             is_open[:] = False
             is_open[chosen] = pts[chosen] > times[chosen]
-        self._check(times, tolerances, pts)
-        return frames
-
-    def _check(self, times: NDArray[np.float64], tolerances: NDArray[np.float64], pts: NDArray[np.float64]) -> None:
-        """Refuses frames that are too far from what was asked for."""
-        for missing in np.flatnonzero(~(np.abs(pts - times) <= tolerances))[:1]:  # So that NaN is refused too.
+        is_missing = ~(np.abs(pts - times) <= tolerances)  # So that NaN is missing too.
+        for missing in np.flatnonzero(is_missing)[:1]:
+            yield from frames[:missing]
             raise DataError(
                 f"{self._name}: no frame at {times[missing]:.6f} s: the nearest is at {pts[missing]:.6f} s, which is "
                 f"more than the tolerance of {tolerances[missing]:g} s away. If that frame is the right one, allow for "
-                "it with --tolerance-s; else leave out what is broken with --on-error=quarantine."
+                "it with --tolerance-s."
             )
+        yield from frames
 
     def _opened(self, *, exact: bool = False) -> VideoDecoder:
         """The decoder; with `exact` one that has scanned the file."""
@@ -235,7 +233,7 @@ class VideoFile:
         if not 0 < width * height <= MAX_PIXELS:
             raise DataError(
                 f"{self._name}: the video declares {width} x {height} pixels; expected 1 to {MAX_PIXELS} in all. "
-                "Leave it out with --exclude-features or --on-error=quarantine."
+                "Leave it out with --exclude-features."
             )
         return decoder
 
@@ -253,7 +251,7 @@ class VideoFile:
             reason = _reason(error)
             raise DataError(
                 f"{self._name}: the video cannot be decoded: {what}: {reason} The file may be damaged or cut short: "
-                "get it again, or leave out what is broken with --on-error=quarantine."
+                "get it again."
             ) from error
         # A read that failed looks like the end of the file to FFmpeg, which may go on with what it has.
         self._file.check()

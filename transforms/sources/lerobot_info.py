@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import string
@@ -187,7 +186,7 @@ def _parse_version(version: object, where: str) -> tuple[int, int]:
 
 
 def _parse_fps(fps: object, where: str) -> float:
-    if isinstance(fps, bool) or not isinstance(fps, int | float) or not math.isfinite(fps) or not 0 < fps <= _MAX_FPS:
+    if isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps <= _MAX_FPS:
         raise SourceError(f"{where}: expected fps to be a number of at most {_MAX_FPS} above 0, got {fps!r:.80}.")
     return float(fps)
 

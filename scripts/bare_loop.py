@@ -1,0 +1,105 @@
+#!/usr/bin/env python3
+"""What the job cannot do without, and nothing else: every frame of a dataset decoded, resized, encoded, thrown away.
+
+`benchmark_job` runs it as a process of its own; it prints one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torchcodec.decoders import VideoDecoder
+
+from predecode.transforms.episodes import EpisodeMetadata, VideoSpan
+from predecode.transforms.images import ImageCodec, image_codec
+from predecode.transforms.options import MaterializeOptions
+from predecode.transforms.recipe import open_recipe
+from predecode.transforms.resize import resize
+from predecode.transforms.video import VideoFile
+
+if TYPE_CHECKING:
+    from predecode.transforms.sources.base import Source
+
+CHUNK_FRAMES = 16
+"""Frames decoded by one call, as in the job."""
+
+
+def read_episodes(source: Source) -> dict[int, EpisodeMetadata]:
+    """All episodes by number, with where their frames lie in the videos."""
+    return {index: entry for path in source.metadata_files() for index, entry in source.read_episode_metadata(path)}
+
+
+def encode_span(path: str, first: int, num_frames: int, codec: ImageCodec, size: tuple[int, int] | None) -> int:
+    """Decodes frames of one video in their order, resizes and encodes them; gives the bytes that came out."""
+    decoder = VideoDecoder(path, dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="approximate")
+    size_bytes = 0
+    for start in range(first, first + num_frames, CHUNK_FRAMES):
+        batch = decoder.get_frames_in_range(start, min(start + CHUNK_FRAMES, first + num_frames))
+        for image in batch.data.numpy():
+            stored = resize(image, size, "pad") if size else image
+            size_bytes += len(codec.encode(np.ascontiguousarray(stored)))
+    return size_bytes
+
+
+def find_key_frames(source: Source, root: str, episode: EpisodeMetadata, span: VideoSpan) -> list[int]:
+    """Numbers of the frames of an episode that decoding can begin at."""
+    stop_seconds = min(span.stop_seconds, span.start_seconds + episode.num_frames / source.fps)
+    with VideoFile(f"{root}/{span.path}", span.path) as video:
+        return video.key_frame_offsets(span.start_seconds, stop_seconds, source.fps)
+
+
+def measure(root: str, size: tuple[int, int] | None, threads: int) -> dict[str, object]:
+    """Runs the loop over a dataset, its episodes spread over threads."""
+    source = open_recipe(MaterializeOptions(source=root, output="unused")).source
+    episodes = read_episodes(source)
+    codec = image_codec("jpeg", jpeg_quality=95)
+    torch.set_num_threads(1)  # As in the job: it has threads of its own.
+
+    def work(episode: EpisodeMetadata) -> int:
+        places = [(f"{root}/{span.path}", round(span.start_seconds * source.fps)) for span in episode.videos]
+        return sum(encode_span(path, first, episode.num_frames, codec, size) for path, first in places)
+
+    started = time.perf_counter()
+    with ThreadPoolExecutor(threads) as pool:
+        size_bytes = sum(pool.map(work, episodes.values()))
+    seconds = time.perf_counter() - started
+    return {
+        "seconds": seconds,
+        "images": sum(episode.num_frames * len(episode.videos) for episode in episodes.values()),
+        "bytes": size_bytes,
+    }
+
+
+def list_key_frames(root: str) -> dict[str, object]:
+    """Per camera and episode its length and the numbers of its key frames."""
+    source = open_recipe(MaterializeOptions(source=root, output="unused")).source
+    found: dict[str, dict[int, object]] = {}
+    for index, episode in read_episodes(source).items():
+        for span in episode.videos:
+            entry = {"frames": episode.num_frames, "key_frames": find_key_frames(source, root, episode, span)}
+            found.setdefault(span.camera, {})[index] = entry
+    return dict(found)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dataset")
+    parser.add_argument("--image-size", type=int, help="default: the source's")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--key-frames", action="store_true", help="list these instead")
+    given = parser.parse_args(arguments)
+    size = (given.image_size, given.image_size) if given.image_size else None
+    result = list_key_frames(given.dataset) if given.key_frames else measure(given.dataset, size, given.threads)
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
