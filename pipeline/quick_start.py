@@ -1,6 +1,4 @@
-"""A quicker start: more than half of what importing torchcodec takes goes into torch's compiler, which the job has no
-use for.
-"""
+"""A quicker start: torchcodec's import loads torch's compiler, which takes longer than torch and is no use here."""
 
 from __future__ import annotations
 
@@ -34,8 +32,8 @@ class _NoCompiler(ModuleType):
 def without_compiler() -> Iterator[None]:
     """Imports in the block do not load torch's compiler just to tell it to leave their functions alone.
 
-    Nothing is lost but that `torch.compile`, should somebody use it later, sees these functions as any others. Where the
-    compiler is there already, nothing is changed.
+    Should somebody use `torch.compile` later, it sees these functions as any others. Where the compiler is loaded
+    already, nothing is changed.
     """
     if _COMPILER in sys.modules:
         yield

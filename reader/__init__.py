@@ -6,11 +6,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from predecode.reader.dataset import WindowDataset
     from predecode.reader.expand import expand_windows
+    from predecode.reader.loader import WindowLoader
 
-__all__ = ["expand_windows"]
+__all__ = ["WindowDataset", "WindowLoader", "expand_windows"]
 
-_LAZY = {"expand_windows": "expand"}
+_LAZY = {"WindowDataset": "dataset", "WindowLoader": "loader", "expand_windows": "expand"}
 
 
 def __getattr__(name: str) -> Any:

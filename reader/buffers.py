@@ -1,7 +1,7 @@
 """Memory for batches, used again once nobody holds a tensor of the batch any more.
 
-Fresh pages cost as much as filling them: the kernel clears each one. A batch's memory comes back by itself when the last
-tensor that shares it is gone, so that nothing that a user keeps is ever overwritten.
+Fresh pages cost as much as filling them: the kernel clears each one. A batch's memory comes back by itself when the
+last tensor that shares it is gone, so that nothing that a user keeps is ever overwritten.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class BufferPool:
         self._lock = threading.Lock()
 
     def take(self, num_bytes: int) -> NDArray[np.uint8]:
-        """Gives `num_bytes` of memory with any content; it is the caller's until the array and all its views are gone."""
+        """Gives memory with any content; it is the caller's until the array and all its views are gone."""
         with self._lock:
             fitting = [buffer for buffer in self._free if len(buffer) >= num_bytes]
             memory = min(fitting, key=len) if fitting else None
@@ -36,7 +36,7 @@ class BufferPool:
         if memory is None:
             memory = np.empty(num_bytes, np.uint8)
         # Views refer to `lent`, never to what lies behind it: its end is the end of the last of them.
-        lent = np.frombuffer(memoryview(memory)[:num_bytes], np.uint8)
+        lent = np.frombuffer(memory.data[:num_bytes], np.uint8)
         weakref.finalize(lent, self._give_back, memory)
         return lent
 

@@ -1,8 +1,8 @@
 """Which rank gets what: the positions of an epoch, dealt out in steps.
 
-All ranks take a step together: `world_size * batch_size` consecutive positions, the first batch of which is rank 0's, the
-next rank 1's. So the order of an epoch is the same whatever the number of ranks, and where all ranks have taken a step,
-one number says what is left: an interrupted epoch goes on with any number of ranks.
+All ranks take a step together: `world_size * batch_size` consecutive positions, the first batch of which is rank 0's,
+the next rank 1's. So the order of an epoch is the same whatever the number of ranks, and where all ranks have taken
+the same steps, one number says what is left: an interrupted epoch goes on with any number of ranks.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Deal:
         rank: Of those who read, in [0, world_size).
         world_size: How many read.
         tail: "exact": what is left for the last step is dealt as evenly as can be; where that is less than a position
-            for each, some ranks have a batch less. "even": all ranks get equally many positions; fewer than `world_size`
-            of the epoch's last positions are left out.
+            for each, some ranks have a batch less. "even": all ranks get equally many positions, and fewer than
+            `world_size` of the epoch's last ones are left out.
         drop_last: Whether a last step that is short is left out altogether.
         first_position: Where to begin: `position_after` of the interrupted deal, of whatever number of ranks.
     """
@@ -47,15 +47,15 @@ class Deal:
     def __post_init__(self) -> None:
         if self.num_items < 0 or self.batch_size < 1:
             raise UsageError(
-                f"Expected a batch size of at least 1 and no negative number of items, got batches of {self.batch_size} "
-                f"of {self.num_items} items."
+                f"Expected a batch size of at least 1 and no negative number of items, got {self.batch_size} and "
+                f"{self.num_items}."
             )
         if not 0 <= self.rank < self.world_size:
             raise UsageError(f"Expected a rank in [0, world_size), got rank {self.rank} of {self.world_size}.")
         if not 0 <= self.first_position <= self.num_items:
             raise UsageError(
-                f"Expected a first position from 0 to {self.num_items}, the number of items, got {self.first_position}. "
-                "Was it saved with another dataset or split?"
+                f"Expected a first position from 0 to {self.num_items}, the number of items, got "
+                f"{self.first_position}. Was it saved with another dataset or split?"
             )
         if self.tail not in get_args(Tail):
             raise UsageError(f"Expected as tail one of {', '.join(get_args(Tail))}, got {self.tail!r}.")
@@ -74,8 +74,7 @@ class Deal:
 
         After the last step that is the end of the epoch, also where some positions were left out.
         """
-        has_short_step = self._any_short_batch()
-        if num_batches >= self._num_full_steps + has_short_step:
+        if num_batches >= self._num_full_steps + self._has_short_step:
             return self.num_items
         return self.first_position + num_batches * self._step_size
 
@@ -92,7 +91,8 @@ class Deal:
         """Positions of the short step."""
         return (self.num_items - self.first_position) % self._step_size
 
-    def _any_short_batch(self) -> bool:
+    @property
+    def _has_short_step(self) -> bool:
         """Whether some rank gets a batch of the short step."""
         needed = 1 if self.tail == "exact" else self.world_size
         return not self.drop_last and self._num_left >= needed
@@ -106,7 +106,7 @@ class Deal:
     def _short_batch(self) -> tuple[int, int]:
         """This rank's part of the short step; may be empty."""
         first = self.num_items - self._num_left
-        if not self._any_short_batch():
+        if not self._has_short_step:
             return first, first
         # A multiple of world_size is dealt out equally.
         dealt = self._num_left if self.tail == "exact" else self._num_left - self._num_left % self.world_size

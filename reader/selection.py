@@ -18,8 +18,8 @@ class FeatureWindow:
     Attributes:
         feature: As stored.
         deltas: Wanted offsets in frames; None for the anchor's own value, without a mask.
-        columns: Per wanted delta its column of the stored index. None where the stored feature has no deltas, so that its
-            only row or frame is the anchor's own.
+        columns: Per wanted delta its column of the stored index. None where the anchor's own value is wanted and is not
+            found through one.
     """
 
     feature: StoredFeature
@@ -105,8 +105,8 @@ def _window(feature: StoredFeature, stored: tuple[int, ...] | None, wanted: tupl
     if wanted is None:
         if feature.is_camera and 0 not in stored:
             raise UsageError(
-                f"{feature.name!r} was materialized at the deltas {list(stored)} (frames): the anchor's own frame is not "
-                "there. Name some of these deltas, or materialize again with 0 among them."
+                f"{feature.name!r} was materialized at the deltas {list(stored)} (frames): the anchor's own frame is "
+                "not there. Name some of these deltas, or materialize again with 0 among them."
             )
         return FeatureWindow(feature, None, (stored.index(0),) if 0 in stored else None)
     if missing := sorted(set(wanted) - set(stored)):

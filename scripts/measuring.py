@@ -54,8 +54,8 @@ def run(command: Sequence[str | Path]) -> Finished:
 
 def materialize(source: Path, output: Path, options: Sequence[str], *, threads: int) -> Finished:
     """Runs the job in a fresh process."""
-    command = [sys.executable, "-m", "predecode.pipeline", "materialize", source, output]
-    return run([*command, "--no-progress", "--json", f"--direct_num_workers={threads}", *options])
+    settings = ["--no-progress", "--json", f"--direct_num_workers={threads}", *options]
+    return run([sys.executable, "-m", "predecode.pipeline", "materialize", source, output, *settings])
 
 
 def describe_machine() -> dict[str, Any]:

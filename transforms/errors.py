@@ -52,7 +52,8 @@ class MissingDependencyError(PredecodeError, ImportError):
 
 def with_remedy(error: DataError) -> DataError:
     """The error as it ends a job that fails on errors: with what else the user could do."""
+    text = str(error) if str(error).endswith((".", "?")) else f"{error}."
     return DataError(
-        f"{str(error).rstrip('.')}. Mend the source, leave the episode out with --episodes, or give "
-        "--on-error=quarantine to go on without what is bad."
+        f"{text} Mend the source, leave the episode out with --episodes, or give --on-error=quarantine to go on "
+        "without what is bad."
     )

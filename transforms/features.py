@@ -142,7 +142,7 @@ def check_name(name: object, where: str) -> None:
     Raises:
         SourceError: the name is not safe.
     """
-    if not isinstance(name, str) or not name or len(name.encode()) > MAX_NAME_LENGTH:
+    if not isinstance(name, str) or not name or len(name.encode(errors="replace")) > MAX_NAME_LENGTH:
         raise SourceError(f"{where}: expected a feature name of 1 to {MAX_NAME_LENGTH} bytes, got {name!r:.120}.")
     if not name.isprintable() or name[0] in "._" or ".." in name or any(letter in name for letter in "/\\"):
         raise SourceError(

@@ -61,15 +61,20 @@ def read_plan(output: Folder) -> dict[str, Any] | None:
     """The plan of an output; None where there is none.
 
     Raises:
-        OutputError: the file is there but cannot be understood.
+        OutputError: the file is there but cannot be understood, or storage fails.
     """
     try:
         content = output.read(PLAN_FILE)
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise OutputError(
+            f"Cannot read {output.path(PLAN_FILE)}: {error.strerror or error}. Is the output's address right? What is "
+            "committed is kept: mend the cause and run the same command again."
+        ) from error
     try:
         plan = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         plan = error
     if not isinstance(plan, dict):
         raise OutputError(
@@ -109,6 +114,8 @@ def _describe_mismatch(output: Folder, existing: Mapping[str, Any], content: Map
 
 
 def _refuse_foreign(output: Folder) -> None:
+    if output.size("") is not None:
+        raise OutputError(f"{output} is a file, expected a folder to write to. Choose another output.")
     foreign = [name for name in output.names() if TEMPORARY_MARK not in name]
     if foreign:
         raise OutputError(

@@ -155,7 +155,7 @@ class Folder:
         """
         try:
             self._filesystem().rm_file(self.path(name))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             pass
         except OSError as error:
             raise OutputError(f"Cannot remove {self.path(name)}: {error.strerror or error}.") from error

@@ -12,7 +12,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from predecode.reader import expand_windows
+from predecode.reader import WindowDataset, expand_windows
 from tests.readback import Arrays, read_items, read_samples
 from tests.reader.conftest import Materialized
 from tests.sources.reading import read_golden, same
@@ -54,7 +54,7 @@ def test_items_are_those_of_lerobot(
     assert {name.split("/", 1)[1] for name in expected} == set(keys)
     manifest = json.loads((output / "manifest.json").read_text())
     assert manifest["has_runs"] == (golden != "single" or anchors_per_sample == 7)
-    for read in (read_items, expanded_items):
+    for read in (read_items, expanded_items, dataset_items):
         items = sorted(read(output), key=lambda item: (int(item["episode_index"]), int(item["frame_index"])))
         assert [list(item) for item in items] == [keys] * (58 if dataset == "zoo_v30" else 941)
         wrong = [
@@ -75,6 +75,12 @@ def expanded_items(output: Path) -> Iterator[Arrays]:
                 tensors = [value for value in item.values() if isinstance(value, torch.Tensor)]
                 assert all(tensor.is_contiguous() for tensor in tensors)
                 yield {key: value if isinstance(value, str) else value.numpy() for key, value in item.items()}
+
+
+def dataset_items(output: Path) -> Iterator[Arrays]:
+    """What `WindowDataset` gives, as numpy arrays."""
+    for item in WindowDataset(str(output)):
+        yield {key: value if isinstance(value, str) else value.numpy() for key, value in item.items()}
 
 
 def as_item(value: NDArray[Any] | str) -> NDArray[Any] | str:

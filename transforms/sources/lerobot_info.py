@@ -21,6 +21,7 @@ INDEX_COLUMNS = ("timestamp", "frame_index", "episode_index", "index", "task_ind
 """The columns that every dataset has, and that rows are found by."""
 
 _MAX_FPS = 10_000
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _SAFE_FORMATS = re.compile(r"(0?\d{1,2})?d?")
 
 
@@ -55,7 +56,13 @@ def read_info(folder: Folder, excluded: frozenset[str]) -> LeRobotInfo:
     """
     if needed := excluded.intersection(INDEX_COLUMNS):
         raise UsageError(f"Cannot exclude {', '.join(sorted(needed))}: rows are found by these columns.")
-    if folder.size(INFO_PATH) is None:
+    try:
+        is_there = folder.size(INFO_PATH) is not None
+    except OSError as error:
+        raise SourceError(
+            f"Cannot read {folder.path(INFO_PATH)}: {error.strerror or error}. Is it reachable?"
+        ) from error
+    if not is_there:
         raise SourceNotFoundError(_not_found(folder))
     content = read_json_object(folder, INFO_PATH)
     where = folder.path(INFO_PATH)
@@ -135,12 +142,25 @@ def read_json_object(folder: Folder, path: str) -> dict[str, Any]:
         SourceError: it is not a JSON object.
     """
     try:
-        content = json.loads(folder.read(path))
+        content = parse_json(folder.read(path))
     except (ValueError, RecursionError) as error:
         raise SourceError(f"{folder.path(path)}: expected JSON, got what cannot be parsed: {error}") from error
     if not isinstance(content, dict):
         raise SourceError(f"{folder.path(path)}: expected a JSON object, got {content!r:.80}.")
     return content
+
+
+def parse_json(content: bytes) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        ValueError: it is not JSON, or holds an escape that is half a character, which nothing could write again.
+        RecursionError: it is nested too deeply.
+    """
+    value = json.loads(content)
+    if _SURROGATE.search(content):
+        json.dumps(value, ensure_ascii=False).encode()
+    return value
 
 
 def video_template(info: LeRobotInfo, fields: tuple[str, ...]) -> PathTemplate | None:

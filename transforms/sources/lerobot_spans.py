@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _MAX_INDEX = 10**9
+_MAX_SECONDS = 1e9
 _MARGIN_SECONDS = 1e-4
 """How far the last row must lie inside its span: lerobot's own tolerance."""
 
@@ -57,7 +57,7 @@ def span_problem(columns: CameraColumns, row: int, num_frames: int, fps: float) 
         if not 0 <= index <= _MAX_INDEX or not index.is_integer():
             return f"expected a video {name} of 0 or more, got {index}"
     start, stop = float(columns.start_seconds[row]), float(columns.stop_seconds[row])
-    if not (math.isfinite(start) and math.isfinite(stop) and 0 <= start < stop):
+    if not 0 <= start < stop or start > _MAX_SECONDS:
         return f"expected video times 0 <= from < to, got from {start} to {stop} s"
     if stop - start <= (num_frames - 1) / fps + min(_MARGIN_SECONDS, 0.5 / fps):
         return f"the video has {round((stop - start) * fps)} frames for {num_frames} rows"

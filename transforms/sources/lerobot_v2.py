@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,13 +10,13 @@ from typing import Any, TypeGuard
 from predecode.transforms.episodes import EpisodeMetadata, VideoSpan
 from predecode.transforms.errors import SourceError
 from predecode.transforms.sources.lerobot import LeRobotSource
-from predecode.transforms.sources.lerobot_info import LeRobotInfo, video_template
+from predecode.transforms.sources.lerobot_info import LeRobotInfo, parse_json, video_template
 from predecode.transforms.storage import Folder
 
 _TASKS_PATH = "meta/tasks.jsonl"
 _EPISODES_PATH = "meta/episodes.jsonl"
 _DEFAULT_CHUNKS_SIZE = 1000
-_MAX_TASK_INDEX = 10_000_000
+_MAX_TASK_INDEX = 1_000_000
 _MAX_INTEGER = 1 << 40
 
 
@@ -104,7 +103,7 @@ def _lines(folder: Folder, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
                 continue
             where = f"{folder.path(path)}: line {number}"
             try:
-                entry = json.loads(line)
+                entry = parse_json(line)
             except (ValueError, RecursionError) as error:
                 raise SourceError(f"{where}: expected a JSON object, got {line!r:.80}: {error}.") from error
             if not isinstance(entry, dict):

@@ -1,0 +1,174 @@
+"""`WindowDataset`: a materialized split as a sequence of training windows."""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from predecode.reader.batch import Batch, BatchReader
+from predecode.reader.item_format import ItemFormat
+from predecode.reader.ranges import open_ranges
+from predecode.reader.selection import select_windows
+from predecode.reader.split import SplitIndex
+from predecode.transforms.errors import UsageError
+from predecode.transforms.hashing import order_key
+from predecode.transforms.images import image_codec
+from predecode.transforms.manifest import read_manifest
+from predecode.transforms.storage import Folder
+
+Pad: TypeAlias = Literal["edge", "zeros"]
+ImageTransforms: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
+
+
+class WindowDataset(Dataset[dict[str, Any]]):
+    """The windows of one split, in the order of episodes, then frames: `ds[i] == LeRobotDataset[i]` of a whole dataset.
+
+    Nothing is read at construction but the manifest and two small tables; indices of shards are mapped into memory when
+    they are first touched. It can be pickled and forked: each process opens its own files.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        *,
+        split: str = "train",
+        episodes: Sequence[int] | None = None,
+        delta_timestamps: Mapping[str, Sequence[float]] | None = None,
+        image_transforms: ImageTransforms | None = None,
+        return_uint8: bool = False,
+        pad: Pad = "edge",
+        verify: bool = True,
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Opens a materialized output.
+
+        Args:
+            root: What `predecode materialize` wrote: a folder or an fsspec URL.
+            split: "train" or "val".
+            episodes: Only these; None for all.
+            delta_timestamps: Per feature the offsets of its window in seconds: some of what was materialized, in any
+                order. None for all that was materialized (lerobot would give no windows then).
+            image_transforms: Called once per camera and item on the whole tensor, (C, H, W) or (T, C, H, W).
+            return_uint8: Whether frames of videos stay uint8 instead of float32 in [0, 1]; stored images don't, as in
+                lerobot.
+            pad: "edge": padded slots repeat the episode's first or last value, as in lerobot; "zeros".
+            verify: Whether every byte that is read is checked against its checksum.
+            storage_options: For fsspec.
+
+        Raises:
+            FormatError: the output is incomplete, damaged, or of another format version.
+            UsageError: an episode or a delta that is not there.
+            OSError: storage fails.
+        """
+        if pad not in get_args(Pad):
+            raise UsageError(f"Expected as pad one of {', '.join(get_args(Pad))}, got {pad!r}.")
+        self._folder = Folder.of(str(root), storage_options)
+        self.manifest: dict[str, Any] = read_manifest(self._folder)
+        self.split = split
+        self._image_transforms = image_transforms
+        self._selection = select_windows(ItemFormat.of(self.manifest), delta_timestamps)
+        self._index = SplitIndex(self._folder, self.manifest, split, episodes=episodes, verify=verify)
+        self._reading = {"return_uint8": return_uint8, "pad_zeros": pad == "zeros", "verify": verify}
+
+    def __len__(self) -> int:
+        """Windows of the selection."""
+        return self._index.num_items
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """One window, as lerobot's map-style dataset gives it; a negative index counts from the end.
+
+        Raises:
+            IndexError: there is no such window.
+            FormatError: what is read is not what was written.
+            OSError: storage fails.
+        """
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        """Several windows at once: what PyTorch's DataLoader calls for a batch."""
+        items = np.array([self._checked(index) for index in indices], np.int64)
+        batch = self.reader.allocate(len(items))
+        self.reader.fill(batch, 0, items)
+        tensors = batch.tensors(self._selection)
+        return [self._transformed({key: value[place] for key, value in tensors.items()}) for place in range(len(items))]
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """All windows, in order."""
+        return (self[index] for index in range(len(self)))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leaves open files behind."""
+        state = self.__dict__.copy()
+        state.pop("reader", None)
+        return state
+
+    @functools.cached_property
+    def reader(self) -> BatchReader:
+        """What fetches and decodes."""
+        image = self.manifest["image"]
+        codec = image_codec(image["image_codec"])
+        return BatchReader(self._selection, self._index, open_ranges(self._folder), codec, **self._reading)
+
+    @property
+    def episodes(self) -> list[int]:
+        """Numbers of the episodes that it has, ascending."""
+        return self._index.episodes
+
+    @property
+    def num_episodes(self) -> int:
+        """How many they are."""
+        return len(self.episodes)
+
+    @property
+    def num_frames(self) -> int:
+        """Windows of the selection."""
+        return len(self)
+
+    @property
+    def fps(self) -> float:
+        """Frames per second; whole where it is."""
+        fps = float(self.manifest["fps"])
+        return int(fps) if fps.is_integer() else fps
+
+    def collate(self, batch: Batch, items: NDArray[np.int64], *, seeds: tuple[int, int]) -> dict[str, Any]:
+        """A filled batch as `default_collate` would make it of its items, image transforms included.
+
+        Args:
+            batch: Filled.
+            items: (B,) numbers of its items.
+            seeds: What random transforms are seeded by, besides the item's number, so that they don't depend on what
+                came before. torch's own state is as it was afterwards.
+        """
+        tensors = batch.tensors(self._selection)
+        if self._image_transforms is None:
+            return tensors
+        stacks: dict[str, list[torch.Tensor]] = {window.feature.name: [] for window in self._selection.cameras}
+        with torch.random.fork_rng(devices=[]):
+            for place, number in enumerate(items.tolist()):
+                torch.manual_seed(int.from_bytes(order_key("transforms", *seeds, number), "big") >> 1)
+                for name, stack in stacks.items():
+                    stack.append(self._image_transforms(tensors[name][place]))
+        return tensors | {name: torch.stack(stack) for name, stack in stacks.items()}
+
+    def _transformed(self, item: dict[str, Any]) -> dict[str, Any]:
+        if self._image_transforms is not None:
+            for window in self._selection.cameras:
+                item[window.feature.name] = self._image_transforms(item[window.feature.name])
+        return item
+
+    def identity(self) -> dict[str, Any]:
+        """What a saved position belongs to: plain JSON."""
+        return {"dataset": self.manifest["plan"], "split": self.split, "items": len(self)}
+
+    def _checked(self, index: int) -> int:
+        number = operator.index(index)
+        if not -len(self) <= number < len(self):
+            raise IndexError(f"Index {number} is out of range: there are {len(self)} windows.")
+        return number % len(self)

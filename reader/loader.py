@@ -1,0 +1,194 @@
+"""`WindowLoader`: batches of shuffled windows by threads in one process, with an exact position."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from predecode.reader.batch import Batch
+from predecode.reader.dataset import WindowDataset
+from predecode.reader.dealing import Deal, Tail
+from predecode.reader.permutation import Identity, Order, Permutation
+from predecode.transforms.errors import UsageError
+
+_STATE_VERSION = 1
+
+
+class WindowLoader:
+    """Iterates over a dataset in batches, as often as wanted: each pass is the next epoch.
+
+    Every (seed, epoch) has its own true permutation of all windows, computed, not buffered. Threads decode straight
+    into the batch: image codecs let other threads run, so that no worker process, queue or copy stands between shard
+    and batch.
+    """
+
+    def __init__(
+        self,
+        dataset: WindowDataset,
+        batch_size: int,
+        *,
+        shuffle: bool = True,
+        seed: int = 0,
+        drop_last: bool = False,
+        num_threads: int | None = None,
+        rank: int | None = None,
+        world_size: int | None = None,
+        tail: Tail | None = None,
+        prefetch_batches: int = 2,
+        device: torch.device | str | None = None,
+    ) -> None:
+        """Prepares; the first batch is fetched when iteration begins.
+
+        Args:
+            dataset: What to read.
+            batch_size: Windows a batch, of each rank.
+            shuffle: Whether each epoch has its own order; else the dataset's.
+            seed: Of the orders, and of random image transforms.
+            drop_last: Whether a short last batch is left out.
+            num_threads: Threads that decode; one per core if not given. More are no gain.
+            rank: Of this process; torch.distributed's if not given, 0 without it.
+            world_size: How many processes read together; likewise.
+            tail: "exact": each window once an epoch, ranks may differ by a batch. "even": all ranks get the same number
+                of batches, as all-reduce needs it, and a few windows are left out, others in each epoch. "even" with
+                several ranks if not given, else "exact".
+            prefetch_batches: Batches that are decoded ahead.
+            device: Where tensors are moved to, without waiting for it; not moved if not given.
+
+        Raises:
+            UsageError: a number outside its range.
+        """
+        self._dataset = dataset
+        rank, world_size = _rank_and_world_size(rank, world_size)
+        self._dealing: dict[str, Any] = {
+            "num_items": len(dataset),
+            "batch_size": batch_size,
+            "rank": rank,
+            "world_size": world_size,
+            "tail": tail or ("even" if world_size > 1 else "exact"),
+            "drop_last": drop_last,
+        }
+        Deal(**self._dealing)
+        self._num_threads = num_threads or len(os.sched_getaffinity(0))
+        if self._num_threads < 1 or prefetch_batches < 0:
+            raise UsageError(
+                f"Expected at least one thread and no negative number of batches ahead, got {num_threads} and "
+                f"{prefetch_batches}."
+            )
+        self._shuffle = shuffle
+        self._seed = seed
+        self._num_ahead = prefetch_batches
+        self._device = device
+        self._next = (0, 0)  # Epoch and position that the next pass begins with.
+        self._reached = (0, 0)
+
+    def __len__(self) -> int:
+        """Batches of this rank in a whole epoch."""
+        return Deal(**self._dealing).num_batches()
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """The batches of the next epoch, or of what is left of one: dicts of tensors (B, ...) and lists of strings.
+
+        Raises:
+            FormatError: what is read is not what was written.
+            OSError: storage fails.
+        """
+        epoch, position = self._next
+        self._next = (epoch + 1, 0)
+        self._reached = (epoch, position)
+        deal = Deal(**self._dealing, first_position=position)
+        order = (
+            Permutation(len(self._dataset), seed=self._seed, epoch=epoch)
+            if self._shuffle
+            else Identity(len(self._dataset))
+        )
+        pool = ThreadPoolExecutor(self._num_threads, thread_name_prefix="windows")
+        try:
+            for number, (batch, items) in enumerate(self._filled(pool, deal, order)):
+                tensors = self._moved(self._dataset.collate(batch, items, seeds=(self._seed, epoch)))
+                reached = deal.position_after(number + 1)
+                self._reached = (epoch, reached) if reached < len(self._dataset) else (epoch + 1, 0)
+                yield tensors
+            self._reached = self._next
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Makes the next pass that of an epoch."""
+        self._next = self._reached = (epoch, 0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where iteration is, after the last batch that was given out: a small dict of plain JSON values."""
+        epoch, position = self._reached
+        return {
+            "version": _STATE_VERSION,
+            **self._dataset.identity(),
+            "shuffle": self._shuffle,
+            "seed": self._seed,
+            "epoch": epoch,
+            "position": position,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Makes the next pass go on where another loader was, also with another number of ranks.
+
+        Raises:
+            UsageError: the state is of another dataset, split, selection or seed.
+        """
+        expected = {**self.state_dict(), "epoch": state.get("epoch"), "position": state.get("position")}
+        if different := [key for key, value in expected.items() if state.get(key) != value]:
+            details = ", ".join(f"{key} is {state.get(key)!r}, here {expected[key]!r}" for key in different)
+            raise UsageError(f"The state belongs to another loader: {details}. Make the loader as that one was made.")
+        epoch, position = state["epoch"], state["position"]
+        sound = type(epoch) is type(position) is int and epoch >= 0 and 0 <= position <= len(self._dataset)
+        if not sound:
+            raise UsageError(
+                f"The state is damaged: expected an epoch and a position in it, got {epoch!r}, {position!r}."
+            )
+        self._next = self._reached = (epoch, position)
+
+    def _filled(self, pool: ThreadPoolExecutor, deal: Deal, order: Order) -> Iterator[tuple[Batch, NDArray[np.int64]]]:
+        """Batches in order, each when all of it is there; the next ones are being filled meanwhile."""
+        reader = self._dataset.reader
+        ahead: deque[tuple[Batch, NDArray[np.int64], list[Future[None]]]] = deque()
+        ranges = deal.batches()
+        while True:
+            while len(ahead) <= self._num_ahead and (positions := next(ranges, None)) is not None:
+                items = order(np.arange(*positions))
+                batch = reader.allocate(len(items))
+                # One task per thread, not per window: handing over a task costs a third of decoding an image.
+                bounds = np.linspace(0, len(items), min(self._num_threads, len(items)) + 1).astype(int).tolist()
+                tasks = [pool.submit(reader.fill, batch, start, items[start:stop]) for start, stop in pairwise(bounds)]
+                ahead.append((batch, items, tasks))
+            if not ahead:
+                return
+            batch, items, tasks = ahead.popleft()
+            for task in tasks:
+                task.result()
+            yield batch, items
+
+    def _moved(self, tensors: dict[str, Any]) -> dict[str, Any]:
+        if self._device is None:
+            return tensors
+        return {
+            key: value.to(self._device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+            for key, value in tensors.items()
+        }
+
+
+def _rank_and_world_size(rank: int | None, world_size: int | None) -> tuple[int, int]:
+    """Those given, else those of torch.distributed, else a process on its own."""
+    if (rank is None) != (world_size is None):
+        raise UsageError(f"Give rank and world_size, or neither: got {rank} and {world_size}.")
+    if rank is not None and world_size is not None:
+        return rank, world_size
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1
