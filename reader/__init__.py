@@ -9,10 +9,16 @@ if TYPE_CHECKING:
     from predecode.reader.dataset import WindowDataset
     from predecode.reader.expand import expand_windows
     from predecode.reader.loader import WindowLoader
+    from predecode.reader.streaming import StreamingWindowDataset
 
-__all__ = ["WindowDataset", "WindowLoader", "expand_windows"]
+__all__ = ["StreamingWindowDataset", "WindowDataset", "WindowLoader", "expand_windows"]
 
-_LAZY = {"WindowDataset": "dataset", "WindowLoader": "loader", "expand_windows": "expand"}
+_LAZY = {
+    "StreamingWindowDataset": "streaming",
+    "WindowDataset": "dataset",
+    "WindowLoader": "loader",
+    "expand_windows": "expand",
+}
 
 
 def __getattr__(name: str) -> Any:

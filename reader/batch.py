@@ -13,8 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from predecode.reader.buffers import BufferPool
-from predecode.reader.ranges import Range, RangeReader
-from predecode.reader.sample_rows import REMEDY
+from predecode.reader.ranges import REMEDY, Range, RangeReader
 from predecode.reader.selection import FeatureWindow, Selection
 from predecode.reader.shard_index import ShardIndex
 from predecode.reader.split import SplitIndex

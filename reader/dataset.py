@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from predecode.reader.batch import Batch, BatchReader
 from predecode.reader.item_format import ItemFormat
+from predecode.reader.metadata import WindowMetadata
 from predecode.reader.ranges import open_ranges
 from predecode.reader.selection import select_windows
 from predecode.reader.split import SplitIndex
@@ -41,10 +42,12 @@ class WindowDataset(Dataset[dict[str, Any]]):
         split: str = "train",
         episodes: Sequence[int] | None = None,
         delta_timestamps: Mapping[str, Sequence[float]] | None = None,
+        tolerance_s: float = 1e-4,
         image_transforms: ImageTransforms | None = None,
         return_uint8: bool = False,
         pad: Pad = "edge",
         verify: bool = True,
+        repo_id: str | None = None,
         storage_options: Mapping[str, Any] | None = None,
     ) -> None:
         """Opens a materialized output.
@@ -55,11 +58,13 @@ class WindowDataset(Dataset[dict[str, Any]]):
             episodes: Only these; None for all.
             delta_timestamps: Per feature the offsets of its window in seconds: some of what was materialized, in any
                 order. None for all that was materialized (lerobot would give no windows then).
+            tolerance_s: How far a delta may be from a multiple of 1/fps.
             image_transforms: Called once per camera and item on the whole tensor, (C, H, W) or (T, C, H, W).
             return_uint8: Whether frames of videos stay uint8 instead of float32 in [0, 1]; stored images don't, as in
                 lerobot.
             pad: "edge": padded slots repeat the episode's first or last value, as in lerobot; "zeros".
             verify: Whether every byte that is read is checked against its checksum.
+            repo_id: What `meta.repo_id` says; the root if not given.
             storage_options: For fsspec.
 
         Raises:
@@ -73,7 +78,8 @@ class WindowDataset(Dataset[dict[str, Any]]):
         self.manifest: dict[str, Any] = read_manifest(self._folder)
         self.split = split
         self._image_transforms = image_transforms
-        self._selection = select_windows(ItemFormat.of(self.manifest), delta_timestamps)
+        self._selection = select_windows(ItemFormat.of(self.manifest), delta_timestamps, tolerance_s=tolerance_s)
+        self.meta = WindowMetadata(self._folder, self.manifest, split, repo_id=repo_id or self._folder.url)
         self._index = SplitIndex(self._folder, self.manifest, split, episodes=episodes, verify=verify)
         self._reading = {"return_uint8": return_uint8, "pad_zeros": pad == "zeros", "verify": verify}
 
@@ -133,9 +139,18 @@ class WindowDataset(Dataset[dict[str, Any]]):
 
     @property
     def fps(self) -> float:
-        """Frames per second; whole where it is."""
-        fps = float(self.manifest["fps"])
-        return int(fps) if fps.is_integer() else fps
+        """Frames per second, as the source declares it."""
+        return self.meta.fps
+
+    @property
+    def features(self) -> dict[str, dict[str, Any]]:
+        """Specifications by name: dtype, shape as stored, names."""
+        return self.meta.features
+
+    @property
+    def stats(self) -> dict[str, dict[str, Any]]:
+        """Statistics of the train split, by feature."""
+        return self.meta.stats
 
     def collate(self, batch: Batch, items: NDArray[np.int64], *, seeds: tuple[int, int]) -> dict[str, Any]:
         """A filled batch as `default_collate` would make it of its items, image transforms included.

@@ -62,7 +62,7 @@ class Deal:
 
     def batches(self) -> Iterator[tuple[int, int]]:
         """Half-open ranges of positions: this rank's batches, in order, none of them empty."""
-        return map(self._batch, range(self.num_batches()))
+        return map(self.batch, range(self.num_batches()))
 
     def num_batches(self) -> int:
         """Batches of this rank; the same for all ranks, but for a last one with tail "exact"."""
@@ -97,7 +97,8 @@ class Deal:
         needed = 1 if self.tail == "exact" else self.world_size
         return not self.drop_last and self._num_left >= needed
 
-    def _batch(self, step: int) -> tuple[int, int]:
+    def batch(self, step: int) -> tuple[int, int]:
+        """Half-open range of positions of this rank's batch in a step, counted from where this deal begins."""
         if step == self._num_full_steps:
             return self._short_batch()
         start = self.first_position + step * self._step_size + self.rank * self.batch_size

@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from predecode.reader.item_format import ItemFormat, StoredFeature
-from predecode.reader.sample_rows import REMEDY, SampleRows
+from predecode.reader.ranges import REMEDY
+from predecode.reader.sample_rows import SampleRows
 from predecode.transforms.errors import FormatError
 from predecode.transforms.features import Kind
 from predecode.transforms.format import DATA_MEMBER, JSON_MEMBER

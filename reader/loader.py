@@ -66,7 +66,7 @@ class WindowLoader:
             UsageError: a number outside its range.
         """
         self._dataset = dataset
-        rank, world_size = _rank_and_world_size(rank, world_size)
+        rank, world_size = rank_and_world_size(rank, world_size)
         self._dealing: dict[str, Any] = {
             "num_items": len(dataset),
             "batch_size": batch_size,
@@ -183,8 +183,12 @@ class WindowLoader:
         }
 
 
-def _rank_and_world_size(rank: int | None, world_size: int | None) -> tuple[int, int]:
-    """Those given, else those of torch.distributed, else a process on its own."""
+def rank_and_world_size(rank: int | None, world_size: int | None) -> tuple[int, int]:
+    """Those given, else those of torch.distributed, else 0 and 1.
+
+    Raises:
+        UsageError: only one of them is given.
+    """
     if (rank is None) != (world_size is None):
         raise UsageError(f"Give rank and world_size, or neither: got {rank} and {world_size}.")
     if rank is not None and world_size is not None:

@@ -11,7 +11,9 @@ import numpy as np
 from predecode.reader.contact_sheet import Block, CameraRow, CurveRow, Slot, draw_sheet
 from predecode.reader.inspection import compact
 from predecode.reader.item_format import ItemFormat, StoredFeature
-from predecode.reader.lookup import FoundWindow, SplitLookup
+from predecode.reader.lookup import FoundWindow, find_window
+from predecode.reader.ranges import RangeReader, open_ranges
+from predecode.reader.split import SplitIndex
 from predecode.transforms.errors import OutputError, UsageError
 from predecode.transforms.hashing import fraction, order_key
 from predecode.transforms.manifest import read_manifest
@@ -55,8 +57,9 @@ def draw_preview(
     folder = Folder.of(url, storage_options)
     manifest = read_manifest(folder)
     item_format = ItemFormat.of(manifest)
-    lookup = SplitLookup(folder, manifest, split)
-    blocks = [_block(lookup, *choice) for choice in choose_windows(lookup, num_windows)]
+    index, reader = SplitIndex(folder, manifest, split), open_ranges(folder)
+    blocks = [_block(index, reader, item) for item in choose_items(index, num_windows)]
+    reader.close()
     num_anchors, num_episodes = (manifest["splits"][split][key] for key in ("anchors", "episodes"))
     windows = ", ".join(f"{name} {compact(deltas)}" for name, deltas in item_format.delta_indices.items())
     left_out = f"curves of the first {MAX_CURVE_ROWS} numbers; " if len(_windowed(item_format)) > MAX_CURVE_ROWS else ""
@@ -71,26 +74,29 @@ def draw_preview(
         raise OutputError(f"Cannot write {picture_path}: {error.strerror or error}.") from error
 
 
-def choose_windows(lookup: SplitLookup, num_windows: int) -> list[tuple[int, int]]:
-    """Chooses distinct (episode_index, anchor number): both ends of an episode first, then others here and there."""
-    episodes = sorted(lookup.episodes, key=lambda index: order_key("preview", index))
-    first = lookup.anchors(min(episodes))
-    chosen = {(min(episodes), int(first[0])): None, (min(episodes), int(first[-1])): None}
-    rest = [index for index in episodes if index != min(episodes)] + [min(episodes)]
+def choose_items(index: SplitIndex, num_windows: int) -> list[int]:
+    """Chooses distinct items: both ends of an episode first, then others here and there."""
+    first, *others = index.episodes
+    items = index.items_of(first)
+    chosen = {items[0]: None, items[-1]: None}
+    rest = [*sorted(others, key=lambda episode: order_key("preview", episode)), first]
     for attempt in range(MAX_WINDOWS):
-        for index in rest:
+        for episode in rest:
             if len(chosen) >= num_windows:
                 return list(chosen)[:num_windows]
-            anchors = lookup.anchors(index)
-            chosen[index, int(anchors[int(fraction("preview", index, attempt) * len(anchors))])] = None
+            items = index.items_of(episode)
+            chosen[items[int(fraction("preview", episode, attempt) * len(items))]] = None
     return list(chosen)[:num_windows]
 
 
-def _block(lookup: SplitLookup, episode_index: int, anchor_number: int) -> Block:
-    window = lookup.find(episode_index, anchor_number)
+def _block(index: SplitIndex, reader: RangeReader, item: int) -> Block:
+    window = find_window(index, reader, item)
     rows, item_format = window.rows, window.rows.item_format
-    ends = lookup.anchors(episode_index)[[0, -1]].tolist()
-    which = " and ".join(name for name, end in zip(("first", "last"), ends, strict=True) if end == anchor_number)
+    episode_index = int(window.index.episode_index[window.row])
+    items = index.items_of(episode_index)
+    which = " and ".join(
+        name for name, end in zip(("first", "last"), (items[0], items[-1]), strict=True) if end == item
+    )
     title = f"episode {episode_index}, anchor at frame {rows.frame_number(window.anchor)}"
     if which:
         title += f", the {which} window of its episode"

@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from predecode.reader.item_format import ItemFormat, StoredFeature
+from predecode.reader.ranges import REMEDY
 from predecode.transforms.errors import FormatError
-
-REMEDY = "The shard is damaged or of another output; removing it and running the job again writes it anew."
 
 
 @dataclass(frozen=True, slots=True)

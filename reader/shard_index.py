@@ -205,8 +205,8 @@ class ShardIndex:
 
     def _damaged(self, content: bytes | memoryview, row: int, start: int, what: str) -> FormatError:
         return FormatError(
-            f"{self.tar_path}, sample {self.keys[row]}, {what}: bytes {start} to {start + len(content)} of the shard are "
-            f"damaged: their checksum does not fit. {REMEDY}"
+            f"{self.tar_path}, sample {self.keys[row]}, {what}: bytes {start} to {start + len(content)} of the shard "
+            f"are damaged: their checksum does not fit. {REMEDY}"
         )
 
 

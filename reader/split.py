@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from predecode.reader.item_format import ItemFormat
 from predecode.reader.ranges import missing
 from predecode.reader.shard_index import ShardIndex
-from predecode.reader.split_tables import MAX_COUNT, SegmentTable, ShardTable
+from predecode.reader.split_tables import MAX_COUNT, SegmentTable, ShardTable, SplitCounts
 from predecode.reader.tables import map_file, require
 from predecode.transforms.errors import UsageError
 from predecode.transforms.format import MANIFEST_FILE, index_file, tar_file
@@ -83,9 +83,10 @@ class SplitIndex:
         anchors_per_sample = self.item_format.anchors_per_sample
         sound = 1 <= anchors_per_sample <= _MAX_ANCHORS_PER_SAMPLE and 1 <= self.item_format.anchor_stride <= MAX_COUNT
         require(sound, "anchor_stride and anchors_per_sample of at least 1", where=folder.path(MANIFEST_FILE))
-        shards = ShardTable.open(folder, manifest, split, verify=verify)
+        counts = SplitCounts.of(folder, manifest, split)
+        shards = ShardTable.open(folder, manifest, split, counts, verify=verify)
         self._segments = SegmentTable.open(
-            folder, manifest, split, shards, anchors_per_sample=anchors_per_sample, verify=verify
+            folder, manifest, split, counts, shards, anchors_per_sample=anchors_per_sample, verify=verify
         )
         self._chosen = None if episodes is None else _rows_of(self._segments, episodes, split)
         self._stop_item = np.cumsum(self._of_chosen(self._segments.anchors))

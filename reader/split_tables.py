@@ -82,7 +82,9 @@ class ShardTable:
     index_sha256: pa.StringArray
 
     @classmethod
-    def open(cls, folder: Folder, manifest: Mapping[str, Any], split: str, *, verify: bool) -> ShardTable:
+    def open(
+        cls, folder: Folder, manifest: Mapping[str, Any], split: str, counts: SplitCounts, *, verify: bool
+    ) -> ShardTable:
         """Reads and checks the table.
 
         Raises:
@@ -93,14 +95,12 @@ class ShardTable:
         where = folder.path(name)
         columns = read_columns(map_described(folder, manifest, name, verify=verify), _SHARD_TYPES, where=where)
         index_sha256 = columns.pop("index_sha256")
-        counts = {key: numbers(column, where=where) for key, column in columns.items()}
-        table = cls(**counts, index_sha256=index_sha256)
-        counted = SplitCounts.of(folder, manifest, split)
-        require(len(table.anchors) == counted.shards, f"{counted.shards} shards, as in the manifest", where=where)
+        table = cls(**{key: numbers(column, where=where) for key, column in columns.items()}, index_sha256=index_sha256)
+        require(len(table.anchors) == counts.shards, f"{counts.shards} shards, as in the manifest", where=where)
         for column in (table.anchors, table.samples, table.tar_bytes, table.index_bytes):
             require((column >= 0) & (column <= MAX_COUNT), f"counts from 0 to {MAX_COUNT}", where=where)
         sums = (int(table.anchors.sum()), int(table.samples.sum()))
-        require(sums == (counted.anchors, counted.samples), "as many anchors and samples as the manifest", where=where)
+        require(sums == (counts.anchors, counts.samples), "as many anchors and samples as the manifest", where=where)
         return table
 
 
@@ -149,6 +149,7 @@ class SegmentTable:
         folder: Folder,
         manifest: Mapping[str, Any],
         split: str,
+        counts: SplitCounts,
         shards: ShardTable,
         *,
         anchors_per_sample: int,
@@ -165,7 +166,7 @@ class SegmentTable:
         columns = read_columns(map_described(folder, manifest, name, verify=verify), _SEGMENT_TYPES, where=where)
         places = {key: numbers(column, where=where) for key, column in columns.items()}
         table = cls(**places, anchors_per_sample=anchors_per_sample, where=where)
-        table._check(shards, SplitCounts.of(folder, manifest, split))
+        table._check(shards, counts)
         return table
 
     def _check(self, shards: ShardTable, counts: SplitCounts) -> None:

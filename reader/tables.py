@@ -71,6 +71,16 @@ def map_described(folder: Folder, manifest: Mapping[str, Any], name: str, *, ver
     return map_file(folder, name, size_bytes=size_bytes, sha256=sha256 if verify else None)
 
 
+def read_verified(folder: Folder, manifest: Mapping[str, Any], name: str) -> bytes:
+    """The content of a small file that the manifest describes.
+
+    Raises:
+        FormatError: the manifest does not know it, or it is not what was written.
+        OSError: storage fails.
+    """
+    return bytes(map_described(folder, manifest, name))
+
+
 def read_columns(content: pa.Buffer, types: Mapping[str, pa.DataType], *, where: str) -> dict[str, pa.Array]:
     """Columns of an Arrow IPC file.
 

@@ -16,11 +16,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from predecode.reader.sample_rows import REMEDY
+from predecode.reader.ranges import REMEDY
 from predecode.reader.selection import FeatureWindow, Selection
 from predecode.transforms.errors import FormatError
 
-_DTYPES = {"F32": np.dtype("<f4"), "I64": np.dtype("<i8"), "I32": np.dtype("<i4"), "BOOL": np.dtype("?")}
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "F32": np.dtype("<f4"),
+    "I64": np.dtype("<i8"),
+    "I32": np.dtype("<i4"),
+    "BOOL": np.dtype("?"),
+}
 _LENGTH = struct.Struct("<Q")
 _MAX_HEADER_BYTES = 1 << 24
 _MAX_LAYOUTS = 4096

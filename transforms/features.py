@@ -106,7 +106,7 @@ def _check_cameras(names: Sequence[str], where: str) -> None:
             )
     if len({name.lower() for name in names}) != len(names):
         raise SourceError(
-            f"{where}: expected names of cameras that differ in more than upper and lower case, got {', '.join(names)}. "
+            f"{where}: expected names of cameras that differ in more than case, got {', '.join(names)}. "
             "Leave one out with --exclude-features."
         )
 

@@ -11,14 +11,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from predecode.transforms.format import META_FOLDER
+from predecode.transforms.format import EPISODES_FILE, INFO_FILE, STATS_FILE, TASKS_FILE
 from predecode.transforms.layout import Camera
 from predecode.transforms.recipe import Recipe
-
-INFO_FILE = f"{META_FOLDER}/info.json"
-STATS_FILE = f"{META_FOLDER}/stats.json"
-TASKS_FILE = f"{META_FOLDER}/tasks.parquet"
-EPISODES_FILE = f"{META_FOLDER}/episodes/chunk-000/file-000.parquet"
 
 _CHANNEL_NAMES = ("channel", "channels")
 

@@ -126,7 +126,7 @@ def test_image_transforms_see_the_whole_padded_tensor_of_each_camera(output: str
     assert torch.equal(item["action"], whole[0]["action"])
 
 
-def test_dataloaders_collate_it_with_and_without_workers(output: str, whole: WindowDataset) -> None:
+def test_dataloaders_collate_it_with_and_without_workers(whole: WindowDataset) -> None:
     expected = default_collate([whole[index] for index in range(4)])
     for workers in (0, 2):
         loader = DataLoader(

@@ -23,8 +23,10 @@ from predecode.reader.contact_sheet import (
     Slot,
     draw_sheet,
 )
-from predecode.reader.lookup import SplitLookup
-from predecode.reader.preview import choose_windows, draw_preview
+from predecode.reader.lookup import find_window
+from predecode.reader.preview import choose_items, draw_preview
+from predecode.reader.ranges import open_ranges
+from predecode.reader.split import SplitIndex
 from predecode.transforms.errors import FormatError, OutputError, UsageError
 from predecode.transforms.manifest import read_manifest
 from predecode.transforms.storage import Folder
@@ -37,9 +39,9 @@ def output(materialized: Materialized) -> Path:
     return materialized("zoo_v30", "far", 7)
 
 
-def lookup_of(output: Path) -> SplitLookup:
+def index_of(output: Path) -> SplitIndex:
     folder = Folder.of(str(output))
-    return SplitLookup(folder, read_manifest(folder), "train")
+    return SplitIndex(folder, read_manifest(folder), "train")
 
 
 def pixels(picture: Image.Image) -> NDArray[np.uint8]:
@@ -106,12 +108,13 @@ def test_sheets_stay_within_bounds() -> None:
 
 
 def test_windows_show_both_ends_of_an_episode_and_other_episodes(output: Path) -> None:
-    chosen = choose_windows(lookup_of(output), 6)
-    assert chosen[:2] == [(0, 0), (0, 6)]
-    assert len({episode for episode, _ in chosen[1:]}) == 5
-    assert choose_windows(lookup_of(output), 6) == chosen
-    assert choose_windows(lookup_of(output), 1) == chosen[:1]
-    everything = choose_windows(lookup_of(output), 100)
+    index = index_of(output)
+    chosen = choose_items(index, 6)
+    assert chosen[:2] == [0, 6]
+    assert len(np.unique(index.locate(np.array(chosen[1:])).episode)) == 5
+    assert choose_items(index, 6) == chosen
+    assert choose_items(index, 1) == chosen[:1]
+    everything = choose_items(index, 100)
     assert len(everything) == len(set(everything)) <= 58
 
 
@@ -121,13 +124,13 @@ def test_windows_show_both_ends_of_an_episode_and_other_episodes(output: Path) -
 def test_found_windows_are_the_items(materialized: Materialized, golden: str, anchors_per_sample: int | None) -> None:
     output = materialized("zoo_v30", golden, anchors_per_sample)
     items = {(int(item["episode_index"]), int(item["frame_index"])): item for item in read_items(output)}
-    lookup = lookup_of(output)
-    assert sum(len(lookup.anchors(episode)) for episode in lookup.episodes) == len(items) == 58
+    index, reader = index_of(output), open_ranges(Folder.of(str(output)))
+    assert index.num_items == len(items) == 58
     manifest = json.loads((output / "manifest.json").read_text())
     deltas = dict(manifest["delta_indices"])
-    lengths = {episode: len(lookup.anchors(episode)) for episode in lookup.episodes}
+    lengths = {episode: len(index.items_of(episode)) for episode in index.episodes}
     for episode, anchor in ((0, 0), (0, 6), (3, 2), (6, 7)):
-        window, item = lookup.find(episode, anchor), items[episode, anchor]
+        window, item = find_window(index, reader, index.items_of(episode)[anchor]), items[episode, anchor]
         assert window.rows.frame_number(window.anchor) == anchor
         for camera in window.rows.item_format.cameras:
             offsets = deltas.get(camera.name, [0])
@@ -161,7 +164,8 @@ def test_many_deltas_are_thinned(data_dir: Path, tmp_path: Path) -> None:
         image_codec="png",
     )
     materialize(options, ["--direct_num_workers=2"])
-    window = lookup_of(tmp_path / "output").find(2, 3)
+    index = index_of(tmp_path / "output")
+    window = find_window(index, open_ranges(Folder.of(str(tmp_path / "output"))), index.items_of(2)[3])
     row = _camera_row(window, window.rows.item_format.cameras[2])
     assert (len(row.slots), row.slots[0].delta, row.slots[-1].delta) == (16, -50, 49)
     assert row.note == "16x24, 16 of 100 deltas"
@@ -177,7 +181,7 @@ def test_damage_is_found(output: Path, tmp_path: Path) -> None:
         with pytest.raises(FormatError, match=message):
             draw_preview(str(copy), str(tmp_path / "picture.png"), num_windows=58)
     (copy / "train" / "order.arrow").write_bytes(b"ARROW1")
-    with pytest.raises(FormatError, match=r"order\.arrow is damaged"):
+    with pytest.raises(FormatError, match=r"order\.arrow: expected \d+ bytes, got 6"):
         draw_preview(str(copy), str(tmp_path / "picture.png"))
 
 

@@ -1,0 +1,145 @@
+"""What training code asks of a dataset's metadata, with the names of lerobot's own class."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from predecode.reader.tables import map_described
+from predecode.transforms.features import Kind
+from predecode.transforms.format import EPISODES_FILE, INFO_FILE, STATS_FILE, TASKS_FILE
+from predecode.transforms.storage import Folder
+
+
+class EpisodeTable:
+    """The episodes of one split: by column, `episodes["length"]`, or by position, `episodes[0]`."""
+
+    def __init__(self, table: pa.Table) -> None:
+        """Keeps a table with a row per episode."""
+        self._table = table
+
+    def __len__(self) -> int:
+        """Episodes in it."""
+        return int(self._table.num_rows)
+
+    def __getitem__(self, key: str | int) -> Any:
+        """A column as a list, or a row as a dict.
+
+        Raises:
+            KeyError: there is no such column.
+            IndexError: there is no such row.
+        """
+        if isinstance(key, str):
+            return self._table[key].to_pylist()
+        if not -len(self) <= key < len(self):
+            raise IndexError(f"There are {len(self)} episodes, got position {key}.")
+        return self._table.slice(key % len(self), 1).to_pylist()[0]
+
+
+class WindowMetadata:
+    """Metadata of one split of an output, from its meta/ folder; `stats` may be changed, as lerobot's trainer does.
+
+    Attributes:
+        repo_id: What the dataset was called when it was opened.
+        info: Content of info.json, shapes as tuples.
+        stats: Per feature "mean", "std", "min", "max", quantiles and "count" as arrays.
+        episodes: Episodes of the split; `dataset_from_index` and `dataset_to_index` are item numbers.
+    """
+
+    def __init__(self, folder: Folder, manifest: Mapping[str, Any], split: str, *, repo_id: str) -> None:
+        """Reads and checks the files.
+
+        Raises:
+            FormatError: a file is not what was written.
+            OSError: storage fails.
+        """
+        self.repo_id = repo_id
+        self.root = folder.url
+        self.info: dict[str, Any] = json.loads(map_described(folder, manifest, INFO_FILE).to_pybytes())
+        for spec in self.info["features"].values():
+            spec["shape"] = tuple(spec["shape"])
+        stats = json.loads(map_described(folder, manifest, STATS_FILE).to_pybytes())
+        self.stats: dict[str, dict[str, Any]] = {
+            name: {key: np.array(value) for key, value in entry.items()} for name, entry in stats.items()
+        }
+        table = pq.read_table(pa.BufferReader(map_described(folder, manifest, EPISODES_FILE)))
+        self.episodes = EpisodeTable(table.filter(pa.compute.equal(table["split"], split)))
+        self._tasks = pq.read_table(pa.BufferReader(map_described(folder, manifest, TASKS_FILE)))
+
+    @property
+    def features(self) -> dict[str, dict[str, Any]]:
+        """Specifications by name: dtype, shape as stored, names."""
+        return self.info["features"]
+
+    @property
+    def fps(self) -> float:
+        """Frames per second, as the source declares it."""
+        return self.info["fps"]
+
+    @property
+    def robot_type(self) -> str | None:
+        """As the source declares it."""
+        return self.info["robot_type"]
+
+    @property
+    def video_keys(self) -> list[str]:
+        """Cameras that were videos in the source."""
+        return self._of_kind(Kind.VIDEO)
+
+    @property
+    def image_keys(self) -> list[str]:
+        """Cameras that were stored images in the source."""
+        return self._of_kind(Kind.IMAGE)
+
+    @property
+    def camera_keys(self) -> list[str]:
+        """All cameras, in feature order."""
+        return [name for name, spec in self.features.items() if spec["dtype"] in (Kind.VIDEO, Kind.IMAGE)]
+
+    @property
+    def depth_keys(self) -> list[str]:
+        """None: depth maps are not materialized."""
+        return []
+
+    @property
+    def has_language_columns(self) -> bool:
+        """False: language columns are not materialized."""
+        return False
+
+    @property
+    def names(self) -> dict[str, Any]:
+        """Names of the values of each feature."""
+        return {name: spec["names"] for name, spec in self.features.items()}
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of each feature, as stored."""
+        return {name: spec["shape"] for name, spec in self.features.items()}
+
+    @property
+    def total_episodes(self) -> int:
+        """Episodes of the split."""
+        return len(self.episodes)
+
+    @property
+    def total_frames(self) -> int:
+        """Windows of the split."""
+        return sum(self.episodes["length"])
+
+    @property
+    def total_tasks(self) -> int:
+        """Tasks of the source."""
+        return int(self._tasks.num_rows)
+
+    @property
+    def tasks(self) -> Any:
+        """A pandas frame with `task_index`, indexed by the task's string, as lerobot has it; needs pandas."""
+        return self._tasks.to_pandas()
+
+    def _of_kind(self, kind: Kind) -> list[str]:
+        return [name for name, spec in self.features.items() if spec["dtype"] == kind]

@@ -1,0 +1,200 @@
+"""`StreamingWindowDataset`: takes the place of lerobot's `StreamingLeRobotDataset` by changing one import."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import IterableDataset, get_worker_info
+
+from predecode.reader.dataset import ImageTransforms, Pad, WindowDataset
+from predecode.reader.dealing import Deal
+from predecode.reader.loader import rank_and_world_size
+from predecode.reader.metadata import WindowMetadata
+from predecode.reader.permutation import Identity, Order, Permutation
+from predecode.transforms.errors import UsageError
+
+_STATE_VERSION = 1
+_MAX_WORKERS = 1024
+_FETCHED_AT_ONCE = 16
+
+
+class StreamingWindowDataset(IterableDataset[dict[str, Any]]):
+    """Windows one by one, each once an epoch over all ranks and DataLoader workers, in a new true shuffle every epoch.
+
+    Every worker of every rank has an equal part of every epoch, and counts its epochs in memory that it shares with the
+    workers before and after it, so that persistent workers or not makes no difference. `WindowLoader` is faster: it
+    needs no worker processes.
+    """
+
+    def __init__(
+        self,
+        repo_id: str,
+        root: str | None = None,
+        episodes: Sequence[int] | None = None,
+        image_transforms: ImageTransforms | None = None,
+        delta_timestamps: Mapping[str, Sequence[float]] | None = None,
+        tolerance_s: float = 1e-4,
+        revision: str | None = None,
+        force_cache_sync: bool = False,  # noqa: FBT001, FBT002 - The parameters are lerobot's.
+        streaming: bool = True,  # noqa: FBT001, FBT002
+        buffer_size: int = 1000,
+        max_num_shards: int = 16,
+        seed: int = 42,
+        rng: np.random.Generator | None = None,
+        shuffle: bool = True,  # noqa: FBT001, FBT002
+        *,
+        split: str = "train",
+        return_uint8: bool = False,
+        pad: Pad = "edge",
+        rank: int | None = None,
+        world_size: int | None = None,
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Opens a materialized output.
+
+        Args:
+            repo_id: What `meta.repo_id` says; also where the output is, if `root` is not given.
+            root: What `predecode materialize` wrote: a folder or an fsspec URL.
+            episodes: Only these; None for all.
+            image_transforms: As for `WindowDataset`.
+            delta_timestamps: As for `WindowDataset`.
+            tolerance_s: How far a delta may be from a multiple of 1/fps.
+            revision: Accepted and not needed: an output is of one revision.
+            force_cache_sync: Accepted and not needed: there is no cache.
+            streaming: Accepted and not needed.
+            buffer_size: Accepted and not needed: the shuffle has no buffer.
+            max_num_shards: Accepted and not needed: work is dealt out by window, not by shard.
+            seed: Of the orders.
+            rng: Accepted and not needed: order depends on seed and epoch alone.
+            shuffle: Whether each epoch has its own order; else the dataset's.
+            split: "train" or "val".
+            return_uint8: As for `WindowDataset`.
+            pad: As for `WindowDataset`.
+            rank: Of this process; torch.distributed's if not given, 0 without it.
+            world_size: How many processes read together; likewise.
+            storage_options: For fsspec.
+
+        Raises:
+            FormatError: the output is incomplete, damaged, or of another format version.
+            UsageError: an episode, a feature or a delta that is not there.
+            OSError: storage fails.
+        """
+        del revision, force_cache_sync, streaming, buffer_size, max_num_shards, rng
+        self.repo_id = repo_id
+        self._windows = WindowDataset(
+            root or repo_id,
+            split=split,
+            episodes=episodes,
+            delta_timestamps=delta_timestamps,
+            tolerance_s=tolerance_s,
+            image_transforms=image_transforms,
+            return_uint8=return_uint8,
+            pad=pad,
+            repo_id=repo_id,
+            storage_options=storage_options,
+        )
+        self._seed = seed
+        self._shuffle = shuffle
+        self._rank, self._world_size = rank_and_world_size(rank, world_size)
+        # Per worker the epoch that its next pass is, and how many windows of it were given out already.
+        self._progress = torch.zeros((_MAX_WORKERS, 2), dtype=torch.int64).share_memory_()
+
+    @property
+    def meta(self) -> WindowMetadata:
+        """Metadata of the output."""
+        return self._windows.meta
+
+    @property
+    def fps(self) -> float:
+        """Frames per second."""
+        return self._windows.fps
+
+    @property
+    def num_frames(self) -> int:
+        """Windows of the selection, over all ranks."""
+        return len(self._windows)
+
+    @property
+    def num_episodes(self) -> int:
+        """Episodes of the selection."""
+        return self._windows.num_episodes
+
+    @property
+    def episodes(self) -> list[int]:
+        """Their numbers, ascending."""
+        return self._windows.episodes
+
+    @property
+    def features(self) -> dict[str, dict[str, Any]]:
+        """Specifications by name."""
+        return self._windows.features
+
+    @property
+    def stats(self) -> dict[str, dict[str, Any]]:
+        """Statistics of the train split."""
+        return self._windows.stats
+
+    def set_epoch(self, epoch: int) -> None:
+        """Makes the next pass of every worker that of an epoch."""
+        self._progress[:, 0] = epoch
+        self._progress[:, 1] = 0
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """This worker's part of the next epoch, or of what is left of one."""
+        worker, num_workers = _worker()
+        epoch, taken = self._progress[worker].tolist()
+        self._progress[worker] = torch.tensor([epoch + 1, 0])
+        self._reached = (epoch, taken)
+        size = len(self._windows)
+        order: Order = Permutation(size, seed=self._seed, epoch=epoch) if self._shuffle else Identity(size)
+        deal = Deal(
+            num_items=size,
+            batch_size=1,
+            rank=worker * self._world_size + self._rank,
+            world_size=num_workers * self._world_size,
+        )
+        for first in range(taken, deal.num_batches(), _FETCHED_AT_ONCE):
+            stop = min(first + _FETCHED_AT_ONCE, deal.num_batches())
+            positions = np.array([deal.batch(step)[0] for step in range(first, stop)], np.int64)
+            for number, item in enumerate(self._windows.__getitems__(order(positions).tolist())):
+                self._reached = (epoch, first + number + 1)
+                yield item
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where this worker is: a small dict of plain JSON values. torchdata's StatefulDataLoader gathers them."""
+        epoch, taken = self.__dict__.get("_reached") or self._progress[_worker()[0]].tolist()
+        return {**self._identity(), "epoch": epoch, "taken": taken}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Makes this worker's next pass go on where it was, with the same number of workers and ranks.
+
+        Raises:
+            UsageError: the state is of another dataset, split, selection, seed or number of workers.
+        """
+        expected = self._identity()
+        if different := [key for key, value in expected.items() if state.get(key) != value]:
+            details = ", ".join(f"{key} is {state.get(key)!r}, here {expected[key]!r}" for key in different)
+            raise UsageError(f"The state belongs to another stream: {details}. Make the stream as that one was made.")
+        self._progress[_worker()[0]] = torch.tensor([state["epoch"], state["taken"]])
+        self._reached = (state["epoch"], state["taken"])
+
+    def _identity(self) -> dict[str, Any]:
+        worker, num_workers = _worker()
+        return {
+            "version": _STATE_VERSION,
+            **self._windows.identity(),
+            "shuffle": self._shuffle,
+            "seed": self._seed,
+            "world_size": self._world_size,
+            "num_workers": num_workers,
+            "worker": worker,
+        }
+
+
+def _worker() -> tuple[int, int]:
+    """Number of this DataLoader worker, and how many there are; 0 and 1 without workers."""
+    info = get_worker_info()
+    return (info.id, info.num_workers) if info is not None else (0, 1)
