@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from predecode.pipeline.arguments import build_parser
-from predecode.transforms.errors import PredecodeError, UsageError
+from predecode.transforms.errors import MissingDependencyError, PredecodeError, UsageError
 from predecode.transforms.options import MaterializeOptions
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
@@ -63,8 +64,19 @@ def _materialize(parsed: argparse.Namespace, beam_flags: Sequence[str]) -> None:
 
     if not parsed.debug:
         _hush_workers()
+    if not any(flag.startswith("--runner") for flag in beam_flags):
+        _import_decoder()
     summary = materialize(options_of(parsed), list(beam_flags), show_progress=not parsed.no_progress)
     print(summary.to_json() if parsed.json else summary)
+
+
+def _import_decoder() -> None:
+    """Imports the decoder before the job does; where that fails, the job says so if it needs one."""
+    from predecode.pipeline.quick_start import without_compiler
+    from predecode.transforms.video import check_decoder
+
+    with without_compiler(), contextlib.suppress(MissingDependencyError):
+        check_decoder()
 
 
 def _hush_workers() -> None:

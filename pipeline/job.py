@@ -7,14 +7,12 @@ import json
 import time
 from collections.abc import Sequence
 
-import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from predecode.pipeline.failures import find_cause
 from predecode.pipeline.graph import Materialize
 from predecode.pipeline.progress import Progress
-from predecode.pipeline.quick_start import without_compiler
-from predecode.pipeline.runner import pipeline_options, runs_here
+from predecode.pipeline.runner import local_pipeline, pipeline_options, runs_here
 from predecode.pipeline.summary import Summary, summarize
 from predecode.transforms.features import Kind
 from predecode.transforms.manifest import read_manifest
@@ -47,11 +45,10 @@ def materialize(
     settings = beam_options if isinstance(beam_options, PipelineOptions) else pipeline_options(beam_options)
     recipe = open_recipe(options)
     if runs_here(settings) and any(camera.kind is Kind.VIDEO for camera in recipe.cameras):
-        with without_compiler():
-            check_decoder()
+        check_decoder()
     with Progress(recipe.output) if show_progress else contextlib.nullcontext():
         try:
-            pipeline = beam.Pipeline(options=settings)
+            pipeline = local_pipeline(settings)
             _ = pipeline | "Materialize" >> Materialize(options=options)
             pipeline.run().wait_until_finish()
         except Exception as error:

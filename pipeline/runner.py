@@ -5,12 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
+import apache_beam as beam
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.transforms.environments import EmbeddedPythonGrpcEnvironment, python_sdk_capabilities
 
 from predecode.transforms.errors import UsageError
 
 LOCAL_RUNNER = "FnApiRunner"
 _IN_PROCESS = (LOCAL_RUNNER, "DirectRunner")
+_THREADS = "multi_threading"
+_NO_TIMER = -1
 
 
 def pipeline_options(flags: Sequence[str] | None = None) -> PipelineOptions:
@@ -37,10 +42,27 @@ def pipeline_options(flags: Sequence[str] | None = None) -> PipelineOptions:
         standard.runner = LOCAL_RUNNER
     if standard.runner in _IN_PROCESS:
         if not _says(flags, "direct_running_mode"):
-            direct.direct_running_mode = "multi_threading"
+            direct.direct_running_mode = _THREADS
         if not _says(flags, "direct_num_workers"):
             direct.direct_num_workers = os.cpu_count() or 1
     return options
+
+
+def local_pipeline(options: PipelineOptions) -> beam.Pipeline:
+    """A pipeline that runs where the options say; with threads on this machine, without losing elements.
+
+    Beam's local runner (2.77) flushes its threads' output buffers from a timer, once a second, while they are being
+    written to: an element that comes between copying and clearing a buffer is lost. In 4 of 29 plans of 182 shards one
+    or two were. Without the timer the writer itself flushes a buffer, by size and at the end.
+    """
+    direct = options.view_as(DirectOptions)
+    if not runs_here(options) or direct.direct_running_mode != _THREADS:
+        return beam.Pipeline(options=options)
+    direct.direct_running_mode = None  # Else the runner replaces the environment that it is given.
+    environment = EmbeddedPythonGrpcEnvironment(
+        data_buffer_time_limit_ms=_NO_TIMER, capabilities=python_sdk_capabilities()
+    )
+    return beam.Pipeline(runner=FnApiRunner(default_environment=environment), options=options)
 
 
 def runs_here(options: PipelineOptions) -> bool:

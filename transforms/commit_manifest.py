@@ -67,6 +67,13 @@ def commit_manifest(
     hashes: dict[str, dict[int, str]] = {split: {} for split in layout.groups}
     for commit in commits:
         hashes[commit.split][commit.number] = commit.plan_hash
+    for split, found in hashes.items():
+        if missing := sorted(set(range(layout.num_shards(split))) - found.keys()):
+            raise OutputError(
+                f"{output}, split {split}: the runner lost the plans of the shards {missing[:10]}: expected "
+                f"{layout.num_shards(split)}, got {len(found)}. Run the same command again; if it stays so, choose "
+                "another runner."
+            )
     tallies = {split: tally_split(output, split, hashes[split]) for split in layout.groups}
     left_out = sorted([*bad, *layout.gaps], key=lambda part: part.episode_index)
     counts = _reconcile(recipe, layout, tallies, left_out)

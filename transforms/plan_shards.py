@@ -10,6 +10,7 @@ import apache_beam as beam
 from apache_beam.metrics import Metrics
 
 from predecode.transforms.episodes import Episode
+from predecode.transforms.errors import OutputError
 from predecode.transforms.format import FORMAT_VERSION
 from predecode.transforms.layout import Layout, split_of
 from predecode.transforms.probe import Probe
@@ -53,6 +54,11 @@ class _PlanGroup(beam.DoFn):
         """One group's episodes in, its shards' plans out."""
         (split, number), episodes = element[0], sorted(element[1], key=lambda episode: episode.index)
         group = layout.groups[split][number]
+        if len(episodes) != group.num_episodes:
+            raise OutputError(
+                f"Group {number} of {split}: the runner lost episodes: expected {group.num_episodes}, got "
+                f"{len(episodes)}. Run the same command again; if it stays so, choose another runner."
+            )
         dealt = deal_segments(
             [(episode.index, episode.num_frames) for episode in episodes],
             layout.rule,
