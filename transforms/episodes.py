@@ -1,8 +1,13 @@
-"""What is known of an episode before anything is decoded: where its rows and frames lie."""
+"""What is known of an episode before anything is decoded: where its rows and frames lie.
+
+These cross shuffles by the hundred thousand: `__reduce__` makes pickling them several times as fast as what dataclasses
+with slots do by themselves.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +28,9 @@ class FrameRun:
     num_frames: int
     problem: str = ""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FrameRun, (self.path, self.first_row, self.first_frame, self.num_frames, self.problem)
+
 
 @dataclass(frozen=True, slots=True)
 class VideoSpan:
@@ -40,6 +48,9 @@ class VideoSpan:
     start_seconds: float
     stop_seconds: float
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return VideoSpan, (self.camera, self.path, self.start_seconds, self.stop_seconds)
+
 
 @dataclass(frozen=True, slots=True)
 class EpisodeMetadata:
@@ -56,6 +67,9 @@ class EpisodeMetadata:
     tasks: tuple[str, ...]
     videos: tuple[VideoSpan, ...]
     problem: str = ""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return EpisodeMetadata, (self.num_frames, self.tasks, self.videos, self.problem)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +89,9 @@ class Episode:
     tasks: tuple[str, ...]
     runs: tuple[FrameRun, ...]
     videos: tuple[VideoSpan, ...]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Episode, (self.index, self.num_frames, self.tasks, self.runs, self.videos)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,13 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from predecode.transforms.windows import count_anchors
 
-MIN_SEGMENT_FRAMES = 64
-"""At a GOP of 2 a segment decodes one frame too many at most: 64 keeps that below 2 %."""
+MIN_SEGMENT_FRAMES = 128
+"""At a GOP of 2 a segment decodes one frame too many at most, and seeks once: 128 keeps both below 2 %."""
 
 SHORT_GOP = 8
 """Up to this many frames between key frames, where a segment begins does not matter."""
@@ -109,15 +112,14 @@ def plan_segments(num_frames: int, rule: SegmentRule) -> Iterator[tuple[int, int
         yield start, num_anchors
 
 
-def plan_units(first_anchor: int, stop_anchor: int, rule: SegmentRule) -> Iterator[tuple[int, int]]:
-    """The parts of a segment between which a shard may end: the whole, or its samples.
+def unit_starts(first_anchor: int, stop_anchor: int, rule: SegmentRule) -> NDArray[np.int64]:
+    """Where a shard may end within a segment: at its samples, or nowhere but at its beginning.
 
-    >>> list(plan_units(0, 10, SegmentRule(1, 0, 64, 0, 4, False)))
-    [(0, 4), (4, 8), (8, 10)]
+    >>> unit_starts(0, 10, SegmentRule(1, 0, 64, 0, 4, False)).tolist()
+    [0, 4, 8]
     """
     step = stop_anchor - first_anchor if rule.is_atomic else rule.anchors_per_sample
-    for start in range(first_anchor, stop_anchor, step):
-        yield start, min(start + step, stop_anchor)
+    return np.arange(first_anchor, stop_anchor, step)
 
 
 def largest_unit(num_frames: int, rule: SegmentRule) -> int:

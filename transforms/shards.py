@@ -6,9 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from predecode.transforms.episodes import Episode
 from predecode.transforms.hashing import digest, order_key
-from predecode.transforms.segments import SegmentRule, plan_segments, plan_units
+from predecode.transforms.segments import SegmentRule, plan_segments, unit_starts
 
 
 class Segment(NamedTuple):
@@ -42,11 +44,6 @@ class ShardPlan:
     episodes: Mapping[int, Episode]
     plan_hash: str
 
-    @property
-    def num_anchors(self) -> int:
-        """Anchors planned."""
-        return sum(segment.num_anchors for segment in self.segments)
-
 
 def deal_segments(
     episodes: Iterable[tuple[int, int]], rule: SegmentRule, *, num_shards: int, seed: int
@@ -70,13 +67,35 @@ def deal_segments(
     shards: list[list[Segment]] = [[] for _ in range(num_shards)]
     position = 0
     for segment in segments:
-        for start, stop in plan_units(segment.first_anchor, segment.stop_anchor, rule):
-            shard = shards[(2 * position + stop - start) * num_shards // (2 * num_anchors)]
-            position += stop - start
+        for number, start, stop in _parts(segment, position, rule, num_shards, num_anchors):
+            shard = shards[number]
             adjoins = bool(shard) and (shard[-1].episode_index, shard[-1].stop_anchor) == (segment.episode_index, start)
             first = shard.pop().first_anchor if adjoins else start
             shard.append(Segment(segment.episode_index, first, stop))
+        position += segment.num_anchors
     return [tuple(shard) for shard in shards]
+
+
+def _parts(
+    segment: Segment, position: int, rule: SegmentRule, num_shards: int, num_anchors: int
+) -> Iterator[tuple[int, int, int]]:
+    """The parts of a segment that fall to different shards: number of the shard, first and stop anchor.
+
+    Args:
+        segment: To be cut.
+        position: Anchors of the group that come before it.
+        rule: Where it may be cut.
+        num_shards: Of the group.
+        num_anchors: Of the group.
+    """
+    starts = unit_starts(segment.first_anchor, segment.stop_anchor, rule)
+    stops = np.append(starts[1:], segment.stop_anchor)
+    # Twice the middle of each unit, counted over the group.
+    middles = starts + stops + 2 * (position - segment.first_anchor)
+    numbers = middles * num_shards // (2 * num_anchors)
+    begins = np.flatnonzero(np.diff(numbers, prepend=-1))
+    bounds = [*starts[begins].tolist(), segment.stop_anchor]
+    yield from zip(numbers[begins].tolist(), bounds, bounds[1:], strict=False)
 
 
 def plan_shards(

@@ -18,8 +18,8 @@ from predecode.transforms.format import FORMAT_VERSION
 from tests.pipeline.running import manifest, run
 
 TARS = {
-    "one anchor a sample": "060b16ee1e344ed1716231fb9233a671c39f83268615a62dbe1034d61ac075ef",
-    "runs of anchors": "c62ae3d1c78bd331b6b4eb55a15dc44227546d53c1577e97255f5ce5450aea80",
+    "one anchor a sample": "a827ced3d83c4f653a2ff65019ffc24b7017b24ba437f2f01726ad1698561511",
+    "runs of anchors": "d09bc3210503d3ab1bcba43cccc5d05458eadc695b2254fc20994e1156bd780e",
 }
 OPTIONS: dict[str, dict[str, Any]] = {
     "one anchor a sample": {"delta_indices": (("action", (0, 1, 2)), ("observation.state", (-1, 1)))},

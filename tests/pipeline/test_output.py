@@ -18,6 +18,7 @@ import webdataset
 from PIL import Image
 
 from predecode.transforms.errors import FidelityError
+from predecode.transforms.fidelity import METER_STRIDE_FRAMES
 from predecode.transforms.layout import split_of
 from tests.pipeline.running import manifest, run, tree
 
@@ -203,7 +204,7 @@ def _psnr_of_metered_frames(data_dir: Path, output: Path) -> float:
                 if not member.name.endswith(".jpg"):
                     continue
                 episode, frame = (int(part) for part in member.name.split(".")[0].split("-"))
-                if frame % 8 == 0:
+                if frame % METER_STRIDE_FRAMES == 0:
                     original = np.asarray(Image.open(pa.BufferReader(originals[episode, frame])), np.float64)
                     content = tar.extractfile(member)
                     assert content is not None
