@@ -18,6 +18,7 @@ from predecode.reader.metadata import WindowMetadata
 from predecode.reader.ranges import open_ranges
 from predecode.reader.selection import select_windows
 from predecode.reader.split import SplitIndex
+from predecode.reader.windowed import StorageOrder
 from predecode.transforms.errors import UsageError
 from predecode.transforms.hashing import order_key
 from predecode.transforms.images import image_codec
@@ -177,6 +178,10 @@ class WindowDataset(Dataset[dict[str, Any]]):
             for window in self._selection.cameras:
                 item[window.feature.name] = self._image_transforms(item[window.feature.name])
         return item
+
+    def storage_order(self) -> StorageOrder:
+        """The windows in the order in which they lie in the shards."""
+        return self._index.storage_order()
 
     def identity(self) -> dict[str, Any]:
         """What a saved position belongs to: plain JSON."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from predecode.reader.batch import Batch
 from predecode.reader.dataset import WindowDataset
 from predecode.reader.dealing import Deal, Tail
 from predecode.reader.permutation import Identity, Order, Permutation
+from predecode.reader.windowed import StorageOrder, WindowedShuffle
 from predecode.transforms.errors import UsageError
 
 _STATE_VERSION = 1
@@ -35,7 +37,8 @@ class WindowLoader:
         dataset: WindowDataset,
         batch_size: int,
         *,
-        shuffle: bool = True,
+        shuffle: bool | Literal["windowed"] = True,
+        window_shards: int = 16,
         seed: int = 0,
         drop_last: bool = False,
         num_threads: int | None = None,
@@ -50,7 +53,9 @@ class WindowLoader:
         Args:
             dataset: What to read.
             batch_size: Windows a batch, of each rank.
-            shuffle: Whether each epoch has its own order; else the dataset's.
+            shuffle: True: a true permutation of all windows. "windowed": a permutation within a few shards at a time,
+                for bytes that are far away. False: the dataset's order.
+            window_shards: How many shards that is.
             seed: Of the orders, and of random image transforms.
             drop_last: Whether a short last batch is left out.
             num_threads: Threads that decode; one per core if not given. More are no gain.
@@ -82,7 +87,10 @@ class WindowLoader:
                 f"Expected at least one thread and no negative number of batches ahead, got {num_threads} and "
                 f"{prefetch_batches}."
             )
+        if shuffle not in (True, False, "windowed"):
+            raise UsageError(f"Expected as shuffle True, False or 'windowed', got {shuffle!r}.")
         self._shuffle = shuffle
+        self._window_shards = window_shards
         self._seed = seed
         self._num_ahead = prefetch_batches
         self._device = device
@@ -104,11 +112,7 @@ class WindowLoader:
         self._next = (epoch + 1, 0)
         self._reached = (epoch, position)
         deal = Deal(**self._dealing, first_position=position)
-        order = (
-            Permutation(len(self._dataset), seed=self._seed, epoch=epoch)
-            if self._shuffle
-            else Identity(len(self._dataset))
-        )
+        order = self._order(epoch)
         pool = ThreadPoolExecutor(self._num_threads, thread_name_prefix="windows")
         try:
             for number, (batch, items) in enumerate(self._filled(pool, deal, order)):
@@ -119,6 +123,17 @@ class WindowLoader:
             self._reached = self._next
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+    def _order(self, epoch: int) -> Order:
+        if self._shuffle == "windowed":
+            return WindowedShuffle(self._storage_order, seed=self._seed, epoch=epoch, window_shards=self._window_shards)
+        if self._shuffle:
+            return Permutation(len(self._dataset), seed=self._seed, epoch=epoch)
+        return Identity(len(self._dataset))
+
+    @functools.cached_property
+    def _storage_order(self) -> StorageOrder:
+        return self._dataset.storage_order()
 
     def set_epoch(self, epoch: int) -> None:
         """Makes the next pass that of an epoch."""
@@ -131,6 +146,7 @@ class WindowLoader:
             "version": _STATE_VERSION,
             **self._dataset.identity(),
             "shuffle": self._shuffle,
+            "window_shards": self._window_shards if self._shuffle == "windowed" else None,
             "seed": self._seed,
             "epoch": epoch,
             "position": position,

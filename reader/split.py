@@ -16,6 +16,7 @@ from predecode.reader.ranges import missing
 from predecode.reader.shard_index import ShardIndex
 from predecode.reader.split_tables import MAX_COUNT, SegmentTable, ShardTable, SplitCounts
 from predecode.reader.tables import map_file, require
+from predecode.reader.windowed import StorageOrder
 from predecode.transforms.errors import UsageError
 from predecode.transforms.format import MANIFEST_FILE, index_file, tar_file
 from predecode.transforms.storage import Folder
@@ -114,6 +115,14 @@ class SplitIndex:
         episode = self._of_chosen(self._segments.episode_index)
         first, stop = (int(np.searchsorted(episode, episode_index, side=side)) for side in ("left", "right"))
         return range(*(int(self._stop_item[place - 1]) if place else 0 for place in (first, stop)))
+
+    def storage_order(self) -> StorageOrder:
+        """The selection's items in the order in which they lie in the shards."""
+        table = self._segments
+        rows = np.arange(len(table.anchors)) if self._chosen is None else self._chosen
+        return StorageOrder.of(
+            shard=table.shard[rows], first_sample=table.first_sample[rows], anchors=table.anchors[rows]
+        )
 
     def locate(self, items: NDArray[np.int64]) -> Located:
         """Says where items lie.

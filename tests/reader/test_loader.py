@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import default_collate
@@ -62,6 +63,22 @@ def test_without_shuffle_it_is_the_datasets_order(dataset: WindowDataset) -> Non
     assert flat(indices(loader)) == flat(indices(loader)) == list(range(NUM_WINDOWS))
     assert len(loader) == 3
     assert len(WindowLoader(dataset, 25, drop_last=True)) == 2
+
+
+def test_a_windowed_order_reads_shards_in_turn_and_each_window_once(dataset: WindowDataset) -> None:
+    loader = WindowLoader(dataset, 5, shuffle="windowed", window_shards=1, seed=1)
+    epochs = [flat(indices(loader)) for _ in range(2)]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(NUM_WINDOWS))
+    assert epochs[0] != epochs[1]
+    shards = dataset._index.locate(np.array(epochs[0])).shard
+    assert np.count_nonzero(np.diff(shards)) == len(set(shards.tolist())) - 1
+    resumed = WindowLoader(dataset, 5, shuffle="windowed", window_shards=1, seed=1)
+    stopped = WindowLoader(dataset, 5, shuffle="windowed", window_shards=1, seed=1)
+    seen = next(iter(stopped))["index"].tolist()
+    resumed.load_state_dict(stopped.state_dict())
+    assert seen + flat(indices(resumed)) == epochs[0]
+    with pytest.raises(UsageError, match="'windowed', got 'buffered'"):
+        WindowLoader(dataset, 5, shuffle="buffered")  # type: ignore[arg-type]
 
 
 def test_stopping_anywhere_and_going_on_is_as_if_nothing_had_happened(dataset: WindowDataset) -> None:
