@@ -18,7 +18,7 @@ from predecode.transforms.images import ImageCodec
 METER_STRIDE_FRAMES = 16
 """Every so many frames of an episode one is decoded again and compared: which ones does not depend on the shards."""
 
-_STATISTICS_SIDE = 300
+_STATISTICS_SIDE = 150
 """Statistics look at every n-th pixel of larger frames, as lerobot's do."""
 
 

@@ -13,7 +13,7 @@ from itertools import pairwise
 
 from predecode.transforms.episodes import Quarantine
 from predecode.transforms.hashing import fraction
-from predecode.transforms.segments import SegmentRule, largest_unit
+from predecode.transforms.segments import SegmentRule, count_segments, largest_unit
 
 TRAIN, VAL = "train", "val"
 
@@ -78,11 +78,24 @@ def plan_groups(
     for group in filter(None, members):
         num_anchors = sum(rule.count_anchors(num_frames) for _, num_frames in group)
         wanted = max(round(num_anchors / anchors_per_shard), min_shards if len(members) == 1 else 1)
+        if rule.is_atomic:
+            wanted = even_shards(sum(count_segments(num_frames, rule) for _, num_frames in group), wanted)
         smallest = max(MIN_ANCHORS_PER_SHARD, *(largest_unit(num_frames, rule) for _, num_frames in group))
         first_shard = groups[-1].first_shard + groups[-1].num_shards if groups else 0
         num_shards = max(1, min(wanted, num_anchors // smallest))
         groups.append(Group(group[0][0], group[-1][0], len(group), num_anchors, first_shard, num_shards))
     return tuple(groups)
+
+
+def even_shards(num_units: int, num_shards: int) -> int:
+    """How many shards to make of units that cannot be cut, so that few of them spread evenly; at least those asked for.
+
+    Shards of 2 and of 3 units would keep one worker busy half as long again as another.
+
+    >>> even_shards(40, 16), even_shards(1000, 16), even_shards(5, 16)
+    (20, 17, 5)
+    """
+    return -(-num_units // max(1, num_units // num_shards))
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,6 +122,11 @@ def unit_starts(first_anchor: int, stop_anchor: int, rule: SegmentRule) -> NDArr
     return np.arange(first_anchor, stop_anchor, step)
 
 
+def count_segments(num_frames: int, rule: SegmentRule) -> int:
+    """Segments of an episode."""
+    return sum(1 for _ in plan_segments(num_frames, rule))
+
+
 def largest_unit(num_frames: int, rule: SegmentRule) -> int:
     """Anchors of the largest unit of an episode."""
     if not rule.is_atomic:
