@@ -157,7 +157,7 @@ TRAPS = {
     "one video file an episode, shorter": Trap(
         spoil=partial(dirty.shorten_video, camera="observation.image", num_frames=200),
         says=r"episode 0, frame (200|215), camera 'observation.image': videos/.*_000000\.mp4: no frame at 2[01]\.",
-        lost={0: 30},
+        lost={0: 42},
         dataset="pusht_v21",
     ),
     "one video file an episode, truncated": Trap(
@@ -169,7 +169,7 @@ TRAPS = {
     "one data file an episode, jittered": Trap(
         spoil=partial(dirty.jitter_timestamps, row=3, path=V21_EPISODE),
         says=r"episode 2, frame 3, camera 'observation.image': videos/.*episode_000002\.mp4: no frame at 0\.33",
-        lost={2: 28},
+        lost={2: 4},
         dataset="pusht_v21",
     ),
 }

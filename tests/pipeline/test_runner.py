@@ -12,7 +12,7 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.transforms.environments import EmbeddedPythonGrpcEnvironment
 
 from predecode.pipeline.runner import local_pipeline, pipeline_options
-from predecode.transforms import plan_shards
+from predecode.transforms import plan_shards, shards
 from predecode.transforms.errors import OutputError
 from predecode.transforms.shards import ShardPlan
 from tests.pipeline.running import run
@@ -36,10 +36,8 @@ def test_processes_are_left_as_they_are_asked_for() -> None:
 
 
 def test_a_lost_shard_plan_is_an_error(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    planned = plan_shards.plan_shards
-
     def forgetful(*arguments: Any, **options: Any) -> Iterator[ShardPlan]:
-        return (plan for plan in planned(*arguments, **options) if plan.number != 5)
+        return (plan for plan in shards.plan_shards(*arguments, **options) if plan.number != 5)
 
     monkeypatch.setattr(plan_shards, "plan_shards", forgetful)
     with pytest.raises(OutputError, match=r"lost the plans of the shards \[5\]: expected 16, got 15"):
