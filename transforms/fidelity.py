@@ -107,8 +107,8 @@ class FrameMeter:
         """
         seen = CameraMeter(num_frames=1)
         if frame_number % METER_STRIDE_FRAMES == 0:
-            difference = (image.astype(np.int16) - self.codec.decode(encoded)).ravel()
-            seen.squared_error = int(np.einsum("i,i->", difference, difference, dtype=np.int64))
+            difference = np.subtract(image, self.codec.decode(encoded), dtype=np.int16)
+            seen.squared_error = int(np.square(difference, dtype=np.int32).sum(dtype=np.int64))
             seen.num_sampled, seen.num_values = 1, image.size
             seen.histogram = _histogram(image)
         self.cameras[camera].add(seen)
