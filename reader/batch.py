@@ -162,19 +162,16 @@ class BatchReader:
         """
         places = self._locate(items)
         contents = iter(self._ranges.read_ranges([part for place in places for part in self._parts(place)]))
-        groups: dict[int, list[tuple[int, memoryview]]] = {}
-        layouts: dict[int, TensorLayout] = {}
+        groups: dict[TensorLayout, list[tuple[int, memoryview]]] = {}
         for number, place in enumerate(places):
             at = first_place + number
             self._fill_text(batch, at, place, self._checked(place, JSON_MEMBER, next(contents)))
             tensors = memoryview(self._checked(place, DATA_MEMBER, next(contents)))
-            layout = self._layout(place, tensors)
-            layouts[id(layout)] = layout
-            groups.setdefault(id(layout), []).append((number, tensors))
+            groups.setdefault(self._layout(place, tensors), []).append((number, tensors))
             for window in self._selection.cameras:
                 self._fill_frames(batch, at, window, place, contents)
-        for key, members in groups.items():
-            self._fill_numbers(batch, first_place, places, layouts[key], members)
+        for layout, members in groups.items():
+            self._fill_numbers(batch, first_place, places, layout, members)
 
     def _locate(self, items: NDArray[np.int64]) -> list[_Place]:
         located = self._split.locate(items)

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from predecode.reader.tables import map_described
+from predecode.reader.tables import map_described, read_verified
 from predecode.transforms.features import Kind
 from predecode.transforms.format import EPISODES_FILE, INFO_FILE, STATS_FILE, TASKS_FILE
 from predecode.transforms.storage import Folder
@@ -60,10 +60,10 @@ class WindowMetadata:
         """
         self.repo_id = repo_id
         self.root = folder.url
-        self.info: dict[str, Any] = json.loads(map_described(folder, manifest, INFO_FILE).to_pybytes())
+        self.info: dict[str, Any] = json.loads(read_verified(folder, manifest, INFO_FILE))
         for spec in self.info["features"].values():
             spec["shape"] = tuple(spec["shape"])
-        stats = json.loads(map_described(folder, manifest, STATS_FILE).to_pybytes())
+        stats = json.loads(read_verified(folder, manifest, STATS_FILE))
         self.stats: dict[str, dict[str, Any]] = {
             name: {key: np.array(value) for key, value in entry.items()} for name, entry in stats.items()
         }

@@ -12,27 +12,14 @@ from numpy.typing import NDArray
 
 from predecode.reader.tables import Condition, map_described, numbers, read_columns, require
 from predecode.transforms.errors import FormatError
-from predecode.transforms.format import MANIFEST_FILE, order_file, shard_table_file
+from predecode.transforms.format import MANIFEST_FILE, ORDER_COLUMNS, SHARD_COLUMNS, order_file, shard_table_file
 from predecode.transforms.storage import Folder
 
 MAX_COUNT = 1 << 40
 """No episode, anchor, sample or byte of a shard has a greater number: sums and products stay far below 2 ** 63."""
 
-_SEGMENT_TYPES = {
-    "episode_index": pa.int64(),
-    "first_anchor": pa.int64(),
-    "anchors": pa.int64(),
-    "shard": pa.int32(),
-    "first_sample": pa.int32(),
-    "samples": pa.int32(),
-}
-_SHARD_TYPES = {
-    "anchors": pa.int64(),
-    "samples": pa.int64(),
-    "tar_bytes": pa.int64(),
-    "index_bytes": pa.int64(),
-    "index_sha256": pa.string(),
-}
+_NEEDED = ("anchors", "samples", "tar_bytes", "index_bytes", "index_sha256")
+_SHARD_TYPES = {name: SHARD_COLUMNS[name] for name in _NEEDED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +150,7 @@ class SegmentTable:
         """
         name = order_file(split)
         where = folder.path(name)
-        columns = read_columns(map_described(folder, manifest, name, verify=verify), _SEGMENT_TYPES, where=where)
+        columns = read_columns(map_described(folder, manifest, name, verify=verify), ORDER_COLUMNS, where=where)
         places = {key: numbers(column, where=where) for key, column in columns.items()}
         table = cls(**places, anchors_per_sample=anchors_per_sample, where=where)
         table._check(shards, counts)

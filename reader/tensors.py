@@ -41,7 +41,7 @@ class TensorPlace:
     stop: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class TensorLayout:
     """What a header says; equal headers give the same object.
 

@@ -26,7 +26,7 @@ from predecode.transforms.format import (
 )
 from predecode.transforms.hashing import canonical_json
 from predecode.transforms.images import image_codec
-from predecode.transforms.layout import TRAIN, Layout, split_of
+from predecode.transforms.layout import TRAIN, Layout
 from predecode.transforms.manifest import manifest_bytes
 from predecode.transforms.materialize_shards import ShardCommit
 from predecode.transforms.output_metadata import EpisodeEntry, dataset_card, metadata_files
@@ -108,7 +108,6 @@ def _reconcile(
     recipe: Recipe, layout: Layout, tallies: Mapping[str, SplitTally], left_out: Sequence[Quarantine]
 ) -> dict[str, dict[str, int]]:
     """Counts per split; raises where an anchor is neither in the output nor quarantined, or all are quarantined."""
-    options = recipe.options
     counts = {}
     for split, tally in tallies.items():
         lost = sum(part.num_anchors for part in tally.lost)
@@ -118,11 +117,7 @@ def _reconcile(
                 f"{recipe.output}, split {split}: {planned} anchors were planned, {tally.num_anchors} written and "
                 f"{lost} quarantined: some are unaccounted for. Remove the output and run again; please report this."
             )
-        audited = sum(
-            part.num_anchors
-            for part in left_out
-            if split_of(part.episode_index, validation_fraction=options.validation_fraction, seed=options.seed) == split
-        )
+        audited = sum(part.num_anchors for part in left_out if recipe.split_of(part.episode_index) == split)
         counts[split] = {"anchors": tally.num_anchors, "anchors_quarantined": lost + audited}
     if not any(count["anchors"] for count in counts.values()):
         everything = [part for tally in tallies.values() for part in tally.lost]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pyarrow as pa
+
 from predecode.transforms.layout import TRAIN, VAL
 
 FORMAT_VERSION = 1
@@ -24,6 +26,28 @@ FRAMES_EXTENSION = "frames"
 
 TAR_HEADER_BYTES = 512
 TAR_BLOCK_BYTES = 512
+
+
+SHARD_COLUMNS = {
+    "anchors": pa.int64(),
+    "samples": pa.int64(),
+    "tar_bytes": pa.int64(),
+    "tar_sha256": pa.string(),
+    "index_bytes": pa.int64(),
+    "index_sha256": pa.string(),
+    "plan_hash": pa.string(),
+}
+"""Of the shard table, a row per shard."""
+
+ORDER_COLUMNS = {
+    "episode_index": pa.int64(),
+    "first_anchor": pa.int64(),
+    "anchors": pa.int64(),
+    "shard": pa.int32(),
+    "first_sample": pa.int32(),
+    "samples": pa.int32(),
+}
+"""Of the order table, a row per segment."""
 
 
 def sample_key(episode_index: int, frame_index: int) -> str:

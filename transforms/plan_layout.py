@@ -12,7 +12,7 @@ from predecode.transforms.commits import describe_lost
 from predecode.transforms.episodes import Quarantine
 from predecode.transforms.errors import DataError, UsageError
 from predecode.transforms.format import FORMAT_VERSION, SPLITS
-from predecode.transforms.layout import DEFAULT_MIN_SHARDS, Group, Layout, find_missing, plan_groups, split_of
+from predecode.transforms.layout import DEFAULT_MIN_SHARDS, Group, Layout, find_missing, plan_groups
 from predecode.transforms.options import is_selected, parse_episodes
 from predecode.transforms.plan_file import publish_plan
 from predecode.transforms.probe import Probe, row_bytes_per_anchor
@@ -75,7 +75,7 @@ def plan_layout(recipe: Recipe, probe: Probe, sizes: Sequence[tuple[int, int]], 
     anchor_bytes = frame_bytes + row_bytes_per_anchor(recipe, rule.anchors_per_sample)
     by_split = {
         split: plan_groups(
-            (size for size in sizes if _split(size[0], recipe) == split),
+            (size for size in sizes if recipe.split_of(size[0]) == split),
             rule,
             anchors_per_shard=max(1, options.shard_bytes // anchor_bytes),
             min_shards=options.min_shards or DEFAULT_MIN_SHARDS,
@@ -117,11 +117,6 @@ def _split_content(groups: Sequence[Group]) -> dict[str, Any]:
         "shards": sum(group.num_shards for group in groups),
         "groups": [list(asdict(group).values()) for group in groups],
     }
-
-
-def _split(episode_index: int, recipe: Recipe) -> str:
-    options = recipe.options
-    return split_of(episode_index, validation_fraction=options.validation_fraction, seed=options.seed)
 
 
 def _find_gaps(selection: str | None, indices: Sequence[int]) -> list[Quarantine]:

@@ -12,7 +12,7 @@ from apache_beam.metrics import Metrics
 from predecode.transforms.episodes import Episode
 from predecode.transforms.errors import OutputError
 from predecode.transforms.format import FORMAT_VERSION
-from predecode.transforms.layout import Layout, split_of
+from predecode.transforms.layout import Layout
 from predecode.transforms.probe import Probe
 from predecode.transforms.recipe import Recipe
 from predecode.transforms.shards import ShardPlan, deal_segments, files_of, plan_shards
@@ -42,8 +42,7 @@ class _AssignGroup(beam.DoFn):
     def process(self, episode: Episode, recipe: Recipe, layout: Layout) -> Iterator[tuple[GroupKey, Episode]]:
         """Keys an episode with its group; one without anchors belongs to none."""
         if layout.rule.count_anchors(episode.num_frames):
-            options = recipe.options
-            split = split_of(episode.index, validation_fraction=options.validation_fraction, seed=options.seed)
+            split = recipe.split_of(episode.index)
             yield (split, layout.group_of(split, episode.index)), episode
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from predecode.transforms.errors import UsageError
 from predecode.transforms.features import Feature, Kind
+from predecode.transforms.layout import split_of
 from predecode.transforms.options import MaterializeOptions, parse_episodes
 from predecode.transforms.sources.base import Source
 from predecode.transforms.sources.opening import open_source
@@ -72,6 +73,11 @@ class Recipe:
             and options.drop_last_frames == 0
             and options.validation_fraction == 0
         )
+
+    def split_of(self, episode_index: int) -> str:
+        """The split that an episode belongs to."""
+        options = self.options
+        return split_of(episode_index, validation_fraction=options.validation_fraction, seed=options.seed)
 
     def content_options(self) -> dict[str, Any]:
         """The options that decide what is in the output, as plain JSON: part of plan.json."""

@@ -7,7 +7,7 @@ where key frames are far apart it begins so that its first needed frame is a key
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -132,8 +132,3 @@ def largest_unit(num_frames: int, rule: SegmentRule) -> int:
     if not rule.is_atomic:
         return min(rule.anchors_per_sample, rule.count_anchors(num_frames))
     return max((stop - start for start, stop in plan_segments(num_frames, rule)), default=0)
-
-
-def camera_windows(cameras: Sequence[str], deltas: Mapping[str, Sequence[int]]) -> list[Sequence[int]]:
-    """Per camera the deltas of its window; (0,) where none was asked for: the anchor's own frame."""
-    return [deltas.get(camera, (0,)) for camera in cameras]

@@ -13,31 +13,12 @@ from predecode.transforms.commits import CommitRecord, read_commit
 from predecode.transforms.episodes import Quarantine
 from predecode.transforms.errors import OutputError
 from predecode.transforms.fidelity import CameraMeter
-from predecode.transforms.format import tar_file
+from predecode.transforms.format import ORDER_COLUMNS, SHARD_COLUMNS, tar_file
 from predecode.transforms.statistics import MergedRows
 from predecode.transforms.storage import Folder
 
 _READERS = 16
 """Commit records read at a time: they are small, storage may be far away."""
-
-
-_SHARD_COLUMNS = {
-    "anchors": pa.int64(),
-    "samples": pa.int64(),
-    "tar_bytes": pa.int64(),
-    "tar_sha256": pa.string(),
-    "index_bytes": pa.int64(),
-    "index_sha256": pa.string(),
-    "plan_hash": pa.string(),
-}
-_ORDER_COLUMNS = {
-    "episode_index": pa.int64(),
-    "first_anchor": pa.int64(),
-    "anchors": pa.int64(),
-    "shard": pa.int32(),
-    "first_sample": pa.int32(),
-    "samples": pa.int32(),
-}
 
 
 @dataclass(slots=True)
@@ -105,11 +86,11 @@ class SplitTally:
 
     def shard_table(self) -> pa.Table:
         """One row per shard."""
-        return _table(self.shards, _SHARD_COLUMNS)
+        return _table(self.shards, SHARD_COLUMNS)
 
     def order_table(self) -> pa.Table:
         """One row per segment in source order: by episode, then anchor."""
-        return _table(sorted(self.segments), _ORDER_COLUMNS)
+        return _table(sorted(self.segments), ORDER_COLUMNS)
 
 
 def tally_split(output: Folder, split: str, plan_hashes: Mapping[int, str]) -> SplitTally:
