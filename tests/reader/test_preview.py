@@ -86,8 +86,14 @@ def test_padded_values_are_shaded_and_others_are_not() -> None:
 
 
 def test_values_that_are_not_finite_leave_gaps() -> None:
-    values = np.array([[0.0, np.nan], [np.inf, np.nan], [1.0, np.nan]])
-    draw_sheet("", "", [Block("", [CurveRow("v", (0, 1, 2), values, np.zeros(3, np.bool_))])])
+    def drawn(values: list[list[float]]) -> bytes:
+        row = CurveRow("v", (0, 1, 2), np.array(values), np.zeros(3, np.bool_))
+        return pixels(draw_sheet("", "", [Block("", [row])])).tobytes()
+
+    gap = drawn([[0.0, np.nan], [np.inf, np.nan], [1.0, np.nan]])
+    assert gap == drawn([[0.0, np.nan], [np.nan, np.nan], [1.0, np.nan]])
+    assert gap != drawn([[0.0, np.nan], [0.5, np.nan], [1.0, np.nan]])
+    assert gap != drawn([[np.nan, np.nan]] * 3)
 
 
 def test_grey_and_transparent_frames_can_be_drawn() -> None:
