@@ -26,9 +26,12 @@ class Materialize(beam.PTransform[Any, Any]):
 
     Attributes:
         options: What to make of which source, and where to put it.
+        num_threads: Threads that share the shards of a bundle, in a pipeline with one worker; None where the runner has
+            workers of its own.
     """
 
     options: MaterializeOptions
+    num_threads: int | None = None
 
     def expand(self, begin: beam.pvalue.PBegin) -> beam.PCollection[dict[str, Any]]:
         """Nothing in; one manifest out, when all of it is committed."""
@@ -50,7 +53,7 @@ class Materialize(beam.PTransform[Any, Any]):
         return (
             episodes
             | "PlanShards" >> PlanShards(recipe=recipe, probe=probe, layout=layout)
-            | "MaterializeShards" >> MaterializeShards(recipe=recipe, layout=layout)
+            | "MaterializeShards" >> MaterializeShards(recipe=recipe, layout=layout, num_threads=self.num_threads)
             | "CommitManifest" >> CommitManifest(recipe=recipe, layout=layout, episodes=episodes, quarantine=bad)
         )
 

@@ -12,7 +12,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from predecode.pipeline.failures import find_cause
 from predecode.pipeline.graph import Materialize
 from predecode.pipeline.progress import Progress
-from predecode.pipeline.runner import local_pipeline, pipeline_options, runs_here
+from predecode.pipeline.runner import local_pipeline, local_threads, pipeline_options, runs_here
 from predecode.pipeline.summary import Summary, summarize
 from predecode.transforms.features import Kind
 from predecode.transforms.manifest import read_manifest
@@ -48,8 +48,9 @@ def materialize(
         check_decoder()
     with Progress(recipe.output) if show_progress else contextlib.nullcontext():
         try:
+            num_threads = local_threads(settings)
             pipeline = local_pipeline(settings)
-            _ = pipeline | "Materialize" >> Materialize(options=options)
+            _ = pipeline | "Materialize" >> Materialize(options=options, num_threads=num_threads)
             pipeline.run().wait_until_finish()
         except Exception as error:
             raise find_cause(error) from error

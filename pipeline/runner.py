@@ -8,14 +8,12 @@ from collections.abc import Sequence
 import apache_beam as beam
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
-from apache_beam.transforms.environments import EmbeddedPythonGrpcEnvironment, python_sdk_capabilities
 
 from predecode.transforms.errors import UsageError
 
 LOCAL_RUNNER = "FnApiRunner"
 _IN_PROCESS = (LOCAL_RUNNER, "DirectRunner")
-_THREADS = "multi_threading"
-_NO_TIMER = -1
+_THREADS, _IN_MEMORY = "multi_threading", "in_memory"
 
 
 def pipeline_options(flags: Sequence[str] | None = None) -> PipelineOptions:
@@ -49,20 +47,22 @@ def pipeline_options(flags: Sequence[str] | None = None) -> PipelineOptions:
 
 
 def local_pipeline(options: PipelineOptions) -> beam.Pipeline:
-    """A pipeline that runs where the options say; with threads on this machine, without losing elements.
+    """A pipeline that runs where the options say; where that is threads of this process, those of the heavy step.
 
-    Beam's local runner (2.77) flushes its threads' output buffers from a timer, once a second, while they are being
-    written to: an element that comes between copying and clearing a buffer is lost. In 4 of 29 plans of 182 shards one
-    or two were. Without the timer the writer itself flushes a buffer, by size and at the end.
+    Beam itself then works in memory, in one thread: all steps but `MaterializeShards` are Python alone, which threads
+    don't speed up; and its own threads (2.77) deal elements out beforehand and can lose some (docs/architecture.md).
     """
-    direct = options.view_as(DirectOptions)
-    if not runs_here(options) or direct.direct_running_mode != _THREADS:
+    if local_threads(options) is None:
         return beam.Pipeline(options=options)
-    direct.direct_running_mode = None  # Else the runner replaces the environment that it is given.
-    environment = EmbeddedPythonGrpcEnvironment(
-        data_buffer_time_limit_ms=_NO_TIMER, capabilities=python_sdk_capabilities()
-    )
-    return beam.Pipeline(runner=FnApiRunner(default_environment=environment), options=options)
+    direct = options.view_as(DirectOptions)
+    direct.direct_running_mode, direct.direct_num_workers = _IN_MEMORY, 1
+    return beam.Pipeline(runner=FnApiRunner(), options=options)
+
+
+def local_threads(options: PipelineOptions) -> int | None:
+    """Threads of this process that write shards; None where the runner's own workers do."""
+    direct = options.view_as(DirectOptions)
+    return direct.direct_num_workers if runs_here(options) and direct.direct_running_mode == _THREADS else None
 
 
 def runs_here(options: PipelineOptions) -> bool:

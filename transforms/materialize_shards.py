@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 import apache_beam as beam
 from apache_beam.metrics import Metrics
+from apache_beam.transforms.window import GlobalWindows
+from apache_beam.utils.windowed_value import WindowedValue
 
 from predecode.transforms.commits import CommitRecord, describe_lost, read_commit
 from predecode.transforms.episodes import Quarantine
@@ -94,33 +98,27 @@ def _quarantine(segment: Segment, recipe: Recipe, error: DataError) -> Quarantin
     return Quarantine(segment.episode_index, first_frame, segment.num_anchors, str(error))
 
 
-class _MaterializeShard(beam.DoFn):
-    """Keeps the thread's reader, with its open files, from one shard to the next."""
+class _ShardWorker:
+    """What one thread keeps from shard to shard: its reader, with the files that it has open."""
 
-    def setup(self) -> None:
-        """Nothing is open yet: the source is only known when the first element comes."""
+    def __init__(self) -> None:
+        """Nothing is open yet: the source is only known when the first plan comes."""
         self._reader: SourceReader | None = None
-        self._checked_plan = ""
 
-    def process(self, plan: ShardPlan, recipe: Recipe, layout: Layout) -> Iterator[ShardCommit]:
-        """Skips what is committed by the same plan, else writes it."""
-        if self._checked_plan != layout.plan_digest:
-            require_plan(recipe.output, layout.plan_digest)
-            self._checked_plan = layout.plan_digest
+    def work(self, plan: ShardPlan, recipe: Recipe, layout: Layout) -> Mapping[str, int]:
+        """Skips what is committed by the same plan, else writes it; returns what is to be counted."""
         record = read_commit(recipe.output, plan.split, plan.number)
         if record is not None and record.plan_hash == plan.plan_hash:
             _refuse_lost(record, recipe, plan)
-            Metrics.counter(STEP, "shards_skipped").inc()
-        else:
-            started = time.monotonic()
-            if self._reader is None:
-                self._reader = recipe.source.reader(tolerance_s=recipe.options.tolerance_s)
-                _use_one_thread(recipe)
-            record = materialize_shard(plan, recipe, layout, self._reader)
-            _count(record, time.monotonic() - started)
-        yield ShardCommit(plan.split, plan.number, plan.plan_hash)
+            return {"shards_skipped": 1}
+        started = time.monotonic()
+        if self._reader is None:
+            self._reader = recipe.source.reader(tolerance_s=recipe.options.tolerance_s)
+            _use_one_thread(recipe)
+        record = materialize_shard(plan, recipe, layout, self._reader)
+        return _counts(record, time.monotonic() - started)
 
-    def teardown(self) -> None:
+    def close(self) -> None:
         """Closes what the reader holds open."""
         if self._reader is not None:
             self._reader.__exit__(None, None, None)
@@ -143,17 +141,83 @@ def _refuse_lost(record: CommitRecord, recipe: Recipe, plan: ShardPlan) -> None:
         )
 
 
-def _count(record: CommitRecord, seconds: float) -> None:
-    frames = sum(meter.num_frames for meter in record.cameras.values())
-    for name, amount in {
+def _counts(record: CommitRecord, seconds: float) -> dict[str, int]:
+    return {
         "shards_written": 1,
         "anchors_written": record.num_anchors,
-        "frames_written": frames,
+        "frames_written": sum(meter.num_frames for meter in record.cameras.values()),
         "bytes_written": record.tar.size_bytes + record.index.size_bytes,
         "segments_lost": len(record.lost),
         "milliseconds": round(seconds * 1000),
-    }.items():
+    }
+
+
+def _committed(plan: ShardPlan, counts: Mapping[str, int]) -> ShardCommit:
+    """The commit of a plan; counted here because Beam's counters belong to the runner's own threads."""
+    for name, amount in counts.items():
         Metrics.counter(STEP, name).inc(amount)
+    return ShardCommit(plan.split, plan.number, plan.plan_hash)
+
+
+class _MaterializeShard(beam.DoFn):
+    """Works in the thread that the runner gives it, one shard after the other."""
+
+    def setup(self) -> None:
+        """Makes the thread's worker."""
+        self._worker = _ShardWorker()
+        self._checked_plan = ""
+
+    def process(self, plan: ShardPlan, recipe: Recipe, layout: Layout) -> Iterator[ShardCommit]:
+        """One plan in, its commit out."""
+        if self._checked_plan != layout.plan_digest:
+            require_plan(recipe.output, layout.plan_digest)
+            self._checked_plan = layout.plan_digest
+        yield _committed(plan, self._worker.work(plan, recipe, layout))
+
+    def teardown(self) -> None:
+        """Closes the worker's files."""
+        self._worker.close()
+
+
+class _MaterializeShardsInThreads(beam.DoFn):
+    """Shares the shards of a bundle among threads of its own: whichever is free takes the next.
+
+    Beam's local runner deals a stage's elements to its threads beforehand, and the slower one is waited for.
+    """
+
+    def __init__(self, num_threads: int) -> None:
+        self._num_threads = num_threads
+
+    def start_bundle(self) -> None:
+        """Starts the threads."""
+        self._pool = ThreadPoolExecutor(self._num_threads, thread_name_prefix="shards")
+        self._workers: SimpleQueue[_ShardWorker] = SimpleQueue()
+        for _ in range(self._num_threads):
+            self._workers.put(_ShardWorker())
+        self._begun: dict[Future[Mapping[str, int]], ShardPlan] = {}
+
+    def process(self, plan: ShardPlan, recipe: Recipe, layout: Layout) -> None:
+        """Hands one plan to the threads."""
+        if not self._begun:
+            require_plan(recipe.output, layout.plan_digest)
+        self._begun[self._pool.submit(self._work, plan, recipe, layout)] = plan
+
+    def _work(self, plan: ShardPlan, recipe: Recipe, layout: Layout) -> Mapping[str, int]:
+        worker = self._workers.get()
+        try:
+            return worker.work(plan, recipe, layout)
+        finally:
+            self._workers.put(worker)
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        """Commits as they come; after a failure the shards in work are finished, and no other is begun."""
+        try:
+            for future in as_completed(self._begun):
+                yield GlobalWindows.windowed_value(_committed(self._begun[future], future.result()))
+        finally:
+            self._pool.shutdown(cancel_futures=True)
+            while not self._workers.empty():
+                self._workers.get().close()
 
 
 @dataclass(kw_only=True)
@@ -163,13 +227,16 @@ class MaterializeShards(beam.PTransform[Any, Any]):
     Attributes:
         recipe: Side input: what to make.
         layout: Side input: how it is laid out.
+        num_threads: Threads that share the shards of a bundle; None to work in the runner's own.
     """
 
     recipe: Any
     layout: Any
+    num_threads: int | None = None
 
     def expand(self, plans: beam.PCollection[ShardPlan]) -> beam.PCollection[ShardCommit]:
         """Plans in, commits out; nothing heavier than these crosses an edge."""
+        step = _MaterializeShardsInThreads(self.num_threads) if self.num_threads else _MaterializeShard()
         return plans | "MaterializeShard" >> beam.ParDo(
-            _MaterializeShard(), beam.pvalue.AsSingleton(self.recipe), beam.pvalue.AsSingleton(self.layout)
+            step, beam.pvalue.AsSingleton(self.recipe), beam.pvalue.AsSingleton(self.layout)
         ).with_output_types(ShardCommit)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import tarfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
@@ -61,6 +62,8 @@ def write_tar(folder: Folder, name: str, samples: Sequence[Sample]) -> Written:
     with folder.publishing(name) as file:
         hashed = _HashedFile(file)
         with webdataset.TarWriter(hashed, user=OWNER, group=OWNER, mtime=0, encoder=False) as tar:
+            # Names fit into plain headers, which are the same in both formats and made in half the time.
+            tar.tarstream.format = tarfile.USTAR_FORMAT
             for sample in samples:
                 start = tar.tarstream.offset
                 tar.write({"__key__": sample.key, **{ext: _joined(part) for ext, part in sample.members.items()}})

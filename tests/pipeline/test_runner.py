@@ -1,7 +1,11 @@
-"""Beam's threads on this machine, without what loses elements; and what is lost all the same is an error."""
+"""Where the job runs: threads of its own on this machine, or Beam's workers; and what a runner loses is an error."""
 
 from __future__ import annotations
 
+import itertools
+import os
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,10 +13,9 @@ from typing import Any
 import pytest
 from apache_beam.options.pipeline_options import DirectOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
-from apache_beam.transforms.environments import EmbeddedPythonGrpcEnvironment
 
-from predecode.pipeline.runner import local_pipeline, pipeline_options
-from predecode.transforms import plan_shards, shards
+from predecode.pipeline.runner import local_pipeline, local_threads, pipeline_options
+from predecode.transforms import materialize_shards, plan_shards, shards
 from predecode.transforms.errors import OutputError
 from predecode.transforms.shards import ShardPlan
 from tests.pipeline.running import run
@@ -20,19 +23,58 @@ from tests.pipeline.running import run
 NUMBERS = {"exclude_features": ("observation.image",)}
 
 
-@pytest.mark.parametrize("flags", [[], ["--runner=DirectRunner"], ["--direct_num_workers=3"]])
-def test_threads_have_no_flush_timer(flags: list[str]) -> None:
-    runner = local_pipeline(pipeline_options(flags)).runner
-    assert isinstance(runner, FnApiRunner)
-    environment = runner._default_environment
-    assert isinstance(environment, EmbeddedPythonGrpcEnvironment)
-    assert environment.data_buffer_time_limit_ms == -1
+@pytest.mark.parametrize(
+    ("flags", "num_threads"),
+    [([], os.cpu_count()), (["--runner=DirectRunner"], os.cpu_count()), (["--direct_num_workers=3"], 3)],
+)
+def test_threads_are_the_jobs_own(flags: list[str], num_threads: int) -> None:
+    options = pipeline_options(flags)
+    assert local_threads(options) == num_threads
+    assert isinstance(local_pipeline(options).runner, FnApiRunner)
+    direct = options.view_as(DirectOptions)
+    assert (direct.direct_running_mode, direct.direct_num_workers) == ("in_memory", 1)
 
 
-def test_processes_are_left_as_they_are_asked_for() -> None:
-    options = pipeline_options(["--direct_running_mode=multi_processing"])
+@pytest.mark.parametrize("flags", [["--direct_running_mode=multi_processing"], ["--runner=PrismRunner"]])
+def test_other_workers_are_left_as_they_are_asked_for(flags: list[str]) -> None:
+    options = pipeline_options(flags)
+    before = options.get_all_options()
+    assert local_threads(options) is None
     local_pipeline(options)
-    assert options.view_as(DirectOptions).direct_running_mode == "multi_processing"
+    assert options.get_all_options() == before
+
+
+def test_the_thread_that_is_free_takes_the_next_shard(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, all_others_done, done = materialize_shards.materialize_shard, threading.Event(), itertools.count(1)
+
+    def slow_first_shard(plan: ShardPlan, *arguments: Any) -> Any:
+        if plan.number == 0:
+            assert all_others_done.wait(60)
+        record = write(plan, *arguments)
+        if plan.number != 0 and next(done) == 15:
+            all_others_done.set()
+        return record
+
+    monkeypatch.setattr(materialize_shards, "materialize_shard", slow_first_shard)
+    assert run(data_dir / "pusht_images_v30", tmp_path / "out", **NUMBERS).shards == 16
+
+
+def test_after_a_failure_no_further_shard_is_begun(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[int] = []
+
+    def failing(plan: ShardPlan, *_: Any) -> Any:
+        begun.append(plan.number)
+        time.sleep(0.1)
+        raise OutputError(f"Shard {plan.number} cannot be written.")
+
+    monkeypatch.setattr(materialize_shards, "materialize_shard", failing)
+    with pytest.raises(OutputError, match=r"^Shard \d+ cannot be written\.$"):
+        run(data_dir / "pusht_images_v30", tmp_path / "out", flags=["--direct_num_workers=1"], **NUMBERS)
+    assert len(begun) < 16
 
 
 def test_a_lost_shard_plan_is_an_error(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
