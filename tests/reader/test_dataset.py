@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -142,6 +144,13 @@ def test_it_can_be_pickled_after_use(whole: WindowDataset) -> None:
     assert whole[5]["index"] == 5
     copy = pickle.loads(pickle.dumps(whole))  # noqa: S301 - Our own.
     assert torch.equal(copy[5]["observation.images.cam"], whole[5]["observation.images.cam"])
+
+
+@pytest.mark.slow
+def test_a_program_may_end_with_a_dataset_open(output: str) -> None:
+    code = "import sys, predecode.reader as reader; dataset = reader.WindowDataset(sys.argv[1]); dataset[0]"
+    done = subprocess.run([sys.executable, "-c", code, output], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
 
 
 def test_a_flipped_bit_in_a_shard_is_named(materialized: Materialized, tmp_path: Path) -> None:
