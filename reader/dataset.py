@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -38,7 +39,7 @@ class WindowDataset(Dataset[dict[str, Any]]):
 
     def __init__(
         self,
-        root: str,
+        root: str | Path,
         *,
         split: str = "train",
         episodes: Sequence[int] | None = None,
@@ -78,10 +79,16 @@ class WindowDataset(Dataset[dict[str, Any]]):
         self._folder = Folder.of(str(root), storage_options)
         self.manifest: dict[str, Any] = read_manifest(self._folder)
         self.split = split
-        self._image_transforms = image_transforms
+        self.image_transforms = image_transforms
         self._selection = select_windows(ItemFormat.of(self.manifest), delta_timestamps, tolerance_s=tolerance_s)
-        self.meta = WindowMetadata(self._folder, self.manifest, split, repo_id=repo_id or self._folder.url)
         self._index = SplitIndex(self._folder, self.manifest, split, episodes=episodes, verify=verify)
+        self.meta = WindowMetadata(
+            self._folder,
+            self.manifest,
+            split,
+            repo_id=repo_id or self._folder.url,
+            episodes=None if episodes is None else self.episodes,
+        )
         self._reading = {"return_uint8": return_uint8, "pad_zeros": pad == "zeros", "verify": verify}
 
     def __len__(self) -> int:
@@ -124,6 +131,36 @@ class WindowDataset(Dataset[dict[str, Any]]):
         return BatchReader(self._selection, self._index, open_ranges(self._folder), codec, **self._reading)
 
     @property
+    def repo_id(self) -> str:
+        """What the dataset was called when it was opened."""
+        return self.meta.repo_id
+
+    @property
+    def root(self) -> Path | str:
+        """Path of the output; its URL where it is not local."""
+        return self.meta.root
+
+    @property
+    def delta_indices(self) -> dict[str, list[int]]:
+        """The windows of items: offsets in frames, per feature that has any."""
+        windows = self._selection.windows
+        return {name: list(window.deltas) for name, window in windows.items() if window.deltas is not None}
+
+    @property
+    def delta_timestamps(self) -> dict[str, list[float]]:
+        """The same in seconds."""
+        return {name: [delta / self.fps for delta in deltas] for name, deltas in self.delta_indices.items()}
+
+    @property
+    def num_shards(self) -> int:
+        """Shards of the split."""
+        return int(self.manifest["splits"][self.split]["shards"])
+
+    @property
+    def absolute_to_relative_idx(self) -> None:
+        """None: `meta.episodes` counts this dataset's own items, also of a selection. lerobot's later samplers ask."""
+
+    @property
     def episodes(self) -> list[int]:
         """Numbers of the episodes that it has, ascending."""
         return self._index.episodes
@@ -163,20 +200,20 @@ class WindowDataset(Dataset[dict[str, Any]]):
                 came before. torch's own state is as it was afterwards.
         """
         tensors = batch.tensors(self._selection)
-        if self._image_transforms is None:
+        if self.image_transforms is None:
             return tensors
         stacks: dict[str, list[torch.Tensor]] = {window.feature.name: [] for window in self._selection.cameras}
         with torch.random.fork_rng(devices=[]):
             for place, number in enumerate(items.tolist()):
                 torch.manual_seed(int.from_bytes(order_key("transforms", *seeds, number), "big") >> 1)
                 for name, stack in stacks.items():
-                    stack.append(self._image_transforms(tensors[name][place]))
+                    stack.append(self.image_transforms(tensors[name][place]))
         return tensors | {name: torch.stack(stack) for name, stack in stacks.items()}
 
     def _transformed(self, item: dict[str, Any]) -> dict[str, Any]:
-        if self._image_transforms is not None:
+        if self.image_transforms is not None:
             for window in self._selection.cameras:
-                item[window.feature.name] = self._image_transforms(item[window.feature.name])
+                item[window.feature.name] = self.image_transforms(item[window.feature.name])
         return item
 
     def storage_order(self) -> StorageOrder:

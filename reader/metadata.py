@@ -2,64 +2,58 @@
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from predecode.reader.episode_table import EpisodeTable
 from predecode.reader.tables import map_described, read_verified
 from predecode.transforms.features import Kind
 from predecode.transforms.format import EPISODES_FILE, INFO_FILE, STATS_FILE, TASKS_FILE
 from predecode.transforms.storage import Folder
 
 
-class EpisodeTable:
-    """The episodes of one split: by column, `episodes["length"]`, or by position, `episodes[0]`."""
-
-    def __init__(self, table: pa.Table) -> None:
-        """Keeps a table with a row per episode."""
-        self._table = table
-
-    def __len__(self) -> int:
-        """Episodes in it."""
-        return int(self._table.num_rows)
-
-    def __getitem__(self, key: str | int) -> Any:
-        """A column as a list, or a row as a dict.
-
-        Raises:
-            KeyError: there is no such column.
-            IndexError: there is no such row.
-        """
-        if isinstance(key, str):
-            return self._table[key].to_pylist()
-        if not -len(self) <= key < len(self):
-            raise IndexError(f"There are {len(self)} episodes, got position {key}.")
-        return self._table.slice(key % len(self), 1).to_pylist()[0]
-
-
 class WindowMetadata:
-    """Metadata of one split of an output, from its meta/ folder; `stats` may be changed, as lerobot's trainer does.
+    """Metadata of a dataset, from its output's meta/ folder; `stats` may be changed, as lerobot's trainer does.
 
     Attributes:
         repo_id: What the dataset was called when it was opened.
+        root: Path of the output; its URL where it is not local.
         info: Content of info.json, shapes as tuples.
         stats: Per feature "mean", "std", "min", "max", quantiles and "count" as arrays.
-        episodes: Episodes of the split; `dataset_from_index` and `dataset_to_index` are item numbers.
+        episodes: Those of the dataset; `dataset_from_index` and `dataset_to_index` are numbers of its items.
     """
 
-    def __init__(self, folder: Folder, manifest: Mapping[str, Any], split: str, *, repo_id: str) -> None:
+    def __init__(
+        self,
+        folder: Folder,
+        manifest: Mapping[str, Any],
+        split: str,
+        *,
+        repo_id: str,
+        episodes: Sequence[int] | None = None,
+    ) -> None:
         """Reads and checks the files.
+
+        Args:
+            folder: The output.
+            manifest: As `read_manifest` gives it.
+            split: "train" or "val".
+            repo_id: A name for the dataset.
+            episodes: Only these; None for all of the split.
 
         Raises:
             FormatError: a file is not what was written.
             OSError: storage fails.
         """
         self.repo_id = repo_id
-        self.root = folder.url
+        self.root: Path | str = Path(folder.url) if folder.is_local else folder.url
         self.info: dict[str, Any] = json.loads(read_verified(folder, manifest, INFO_FILE))
         for spec in self.info["features"].values():
             spec["shape"] = tuple(spec["shape"])
@@ -68,7 +62,10 @@ class WindowMetadata:
             name: {key: np.array(value) for key, value in entry.items()} for name, entry in stats.items()
         }
         table = pq.read_table(pa.BufferReader(map_described(folder, manifest, EPISODES_FILE)))
-        self.episodes = EpisodeTable(table.filter(pa.compute.equal(table["split"], split)))
+        table = table.filter(pa.compute.equal(table["split"], split))
+        if episodes is not None:
+            table = table.filter(pa.compute.is_in(table["episode_index"], pa.array(episodes, pa.int64())))
+        self.episodes = EpisodeTable(table.sort_by("episode_index"))
         self._tasks = pq.read_table(pa.BufferReader(map_described(folder, manifest, TASKS_FILE)))
 
     @property
@@ -123,20 +120,20 @@ class WindowMetadata:
 
     @property
     def total_episodes(self) -> int:
-        """Episodes of the split."""
-        return len(self.episodes)
+        """Episodes of the dataset."""
+        return self.episodes.num_episodes
 
     @property
     def total_frames(self) -> int:
-        """Windows of the split."""
-        return sum(self.episodes["length"])
+        """Windows of the dataset."""
+        return self.episodes.num_items
 
     @property
     def total_tasks(self) -> int:
         """Tasks of the source."""
         return int(self._tasks.num_rows)
 
-    @property
+    @functools.cached_property
     def tasks(self) -> Any:
         """A pandas frame with `task_index`, indexed by the task's string, as lerobot has it; needs pandas."""
         return self._tasks.to_pandas()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from predecode.reader.dataset import ImageTransforms, Pad, WindowDataset
-from predecode.reader.dealing import Deal
+from predecode.reader.dealing import Deal, Tail
 from predecode.reader.loader import rank_and_world_size
 from predecode.reader.metadata import WindowMetadata
 from predecode.reader.permutation import Identity, Order, Permutation
@@ -18,6 +19,7 @@ from predecode.transforms.errors import UsageError
 
 _STATE_VERSION = 1
 _MAX_WORKERS = 1024
+_MAX_SEED = 1 << 63
 _FETCHED_AT_ONCE = 16
 
 
@@ -32,7 +34,7 @@ class StreamingWindowDataset(IterableDataset[dict[str, Any]]):
     def __init__(
         self,
         repo_id: str,
-        root: str | None = None,
+        root: str | Path | None = None,
         episodes: Sequence[int] | None = None,
         image_transforms: ImageTransforms | None = None,
         delta_timestamps: Mapping[str, Sequence[float]] | None = None,
@@ -51,6 +53,7 @@ class StreamingWindowDataset(IterableDataset[dict[str, Any]]):
         pad: Pad = "edge",
         rank: int | None = None,
         world_size: int | None = None,
+        tail: Tail = "exact",
         storage_options: Mapping[str, Any] | None = None,
     ) -> None:
         """Opens a materialized output.
@@ -64,17 +67,20 @@ class StreamingWindowDataset(IterableDataset[dict[str, Any]]):
             tolerance_s: How far a delta may be from a multiple of 1/fps.
             revision: Accepted and not needed: an output is of one revision.
             force_cache_sync: Accepted and not needed: there is no cache.
-            streaming: Accepted and not needed.
+            streaming: Accepted and not needed: nothing is loaded that is not asked for.
             buffer_size: Accepted and not needed: the shuffle has no buffer.
             max_num_shards: Accepted and not needed: work is dealt out by window, not by shard.
             seed: Of the orders.
-            rng: Accepted and not needed: order depends on seed and epoch alone.
+            rng: What the seed is drawn from, once, in place of `seed`. It must be in the same state on every rank.
             shuffle: Whether each epoch has its own order; else the dataset's.
             split: "train" or "val".
             return_uint8: As for `WindowDataset`.
             pad: As for `WindowDataset`.
             rank: Of this process; torch.distributed's if not given, 0 without it.
             world_size: How many processes read together; likewise.
+            tail: "exact": each window once an epoch; where they are not a multiple of all ranks' workers, some workers
+                get one more. "even": all get equally many, so that all ranks get the same number of batches, as
+                all-reduce needs it, and a few windows are left out, others in each epoch.
             storage_options: For fsspec.
 
         Raises:
@@ -82,8 +88,17 @@ class StreamingWindowDataset(IterableDataset[dict[str, Any]]):
             UsageError: an episode, a feature or a delta that is not there.
             OSError: storage fails.
         """
-        del revision, force_cache_sync, streaming, buffer_size, max_num_shards, rng
+        del force_cache_sync
         self.repo_id = repo_id
+        self.tolerance_s = tolerance_s
+        self.revision = revision
+        self.streaming = streaming
+        self.buffer_size = buffer_size
+        self.max_num_shards = max_num_shards
+        self.rng = rng
+        self.seed = seed if rng is None else int(rng.integers(_MAX_SEED))
+        self.shuffle = shuffle
+        self.tail = tail
         self._windows = WindowDataset(
             root or repo_id,
             split=split,
@@ -96,9 +111,8 @@ class StreamingWindowDataset(IterableDataset[dict[str, Any]]):
             repo_id=repo_id,
             storage_options=storage_options,
         )
-        self._seed = seed
-        self._shuffle = shuffle
         self._rank, self._world_size = rank_and_world_size(rank, world_size)
+        Deal(num_items=len(self._windows), batch_size=1, rank=self._rank, world_size=self._world_size, tail=tail)
         # Per worker the epoch that its next pass is, and how many windows of it were given out already.
         self._progress = torch.zeros((_MAX_WORKERS, 2), dtype=torch.int64).share_memory_()
 
@@ -106,6 +120,40 @@ class StreamingWindowDataset(IterableDataset[dict[str, Any]]):
     def meta(self) -> WindowMetadata:
         """Metadata of the output."""
         return self._windows.meta
+
+    @property
+    def root(self) -> Path | str:
+        """Path of the output; its URL where it is not local."""
+        return self._windows.root
+
+    @property
+    def streaming_from_local(self) -> bool:
+        """Whether the output is local."""
+        return isinstance(self.root, Path)
+
+    @property
+    def num_shards(self) -> int:
+        """Shards of the split; work is not dealt out by them."""
+        return self._windows.num_shards
+
+    @property
+    def image_transforms(self) -> ImageTransforms | None:
+        """What is called once per camera and item; may be set."""
+        return self._windows.image_transforms
+
+    @image_transforms.setter
+    def image_transforms(self, transforms: ImageTransforms | None) -> None:
+        self._windows.image_transforms = transforms
+
+    @property
+    def delta_timestamps(self) -> dict[str, list[float]]:
+        """The windows of items: offsets in seconds, per feature that has any."""
+        return self._windows.delta_timestamps
+
+    @property
+    def delta_indices(self) -> dict[str, list[int]]:
+        """The same in frames."""
+        return self._windows.delta_indices
 
     @property
     def fps(self) -> float:
@@ -149,12 +197,13 @@ class StreamingWindowDataset(IterableDataset[dict[str, Any]]):
         self._progress[worker] = torch.tensor([epoch + 1, 0])
         self._reached = (epoch, taken)
         size = len(self._windows)
-        order: Order = Permutation(size, seed=self._seed, epoch=epoch) if self._shuffle else Identity(size)
+        order: Order = Permutation(size, seed=self.seed, epoch=epoch) if self.shuffle else Identity(size)
         deal = Deal(
             num_items=size,
             batch_size=1,
             rank=worker * self._world_size + self._rank,
             world_size=num_workers * self._world_size,
+            tail=self.tail,
         )
         for first in range(taken, deal.num_batches(), _FETCHED_AT_ONCE):
             stop = min(first + _FETCHED_AT_ONCE, deal.num_batches())
@@ -186,8 +235,8 @@ class StreamingWindowDataset(IterableDataset[dict[str, Any]]):
         return {
             "version": _STATE_VERSION,
             **self._windows.identity(),
-            "shuffle": self._shuffle,
-            "seed": self._seed,
+            "shuffle": self.shuffle,
+            "seed": self.seed,
             "world_size": self._world_size,
             "num_workers": num_workers,
             "worker": worker,

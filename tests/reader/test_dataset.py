@@ -57,6 +57,48 @@ def test_episodes_are_a_selection_in_their_order(output: str, whole: WindowDatas
         WindowDataset(output, episodes=[7])
 
 
+def test_metadata_counts_the_selections_own_items(output: str, whole: WindowDataset) -> None:
+    """As lerobot's samplers take it: row by number of the episode, items by number in the dataset."""
+    chosen = WindowDataset(output, episodes=[4, 1])
+    episodes = chosen.meta.episodes
+    assert (len(episodes), chosen.meta.total_episodes, chosen.meta.total_frames) == (5, 2, len(chosen))
+    assert episodes["dataset_from_index"] == [0, 0, 12, 12, 12]
+    assert episodes["dataset_to_index"] == [0, 12, 12, 12, 23]
+    for episode in (1, 4):
+        row = episodes[episode]
+        items = range(row["dataset_from_index"], row["dataset_to_index"])
+        assert {int(chosen[item]["episode_index"]) for item in items} == {episode}
+        assert row == whole.meta.episodes[episode] | {key: row[key] for key in row if key.startswith("dataset_")}
+    assert episodes[-1] == episodes[4]
+    assert episodes[0]["tasks"] == []
+    with pytest.raises(IndexError, match="below 5, got 5"):
+        episodes[5]
+    with pytest.raises(KeyError, match="frames"):
+        episodes["frames"]
+    assert chosen.absolute_to_relative_idx is None
+
+
+def test_metadata_of_a_split_has_rows_for_the_episodes_of_the_other(materialized: Materialized) -> None:
+    output = materialized("zoo_v30", "single", None, validation_fraction=0.4)
+    train, val = WindowDataset(output), WindowDataset(output, split="val")
+    assert sorted([*train.episodes, *val.episodes]) == list(range(7))
+    for dataset in (train, val):
+        lengths = dataset.meta.episodes["length"]
+        assert [episode for episode, length in enumerate(lengths) if length] == dataset.episodes
+        assert sum(lengths) == dataset.meta.total_frames == len(dataset)
+        last = dataset.meta.episodes[dataset.episodes[-1]]
+        assert int(dataset[last["dataset_to_index"] - 1]["episode_index"]) == dataset.episodes[-1]
+
+
+def test_what_it_was_made_with_can_be_asked_for(output: str, whole: WindowDataset) -> None:
+    part = WindowDataset(output, delta_timestamps={"action": [0.3, 0.0]}, repo_id="some/name")
+    assert (part.repo_id, whole.repo_id) == ("some/name", output)
+    assert part.root == Path(output)
+    assert (part.delta_indices, part.delta_timestamps) == ({"action": [3, 0]}, {"action": [0.3, 0.0]})
+    assert list(part.meta.tasks.index) == ["task0", "task1", "task2"]
+    assert part.meta.tasks is part.meta.tasks
+
+
 def test_fewer_deltas_and_features_are_columns_of_the_whole(output: str, whole: WindowDataset) -> None:
     asked = {"action": [0.3, 0.0, 0.3], "observation.images.cam": [-0.1], "u8": [0.0]}
     part = WindowDataset(output, delta_timestamps=asked)

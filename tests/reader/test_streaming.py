@@ -6,6 +6,7 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
@@ -46,10 +47,60 @@ def test_it_has_what_lerobots_class_has(streams: Streams) -> None:
     assert stream.features["observation.images.cam"]["shape"] == (48, 64, 3)
     assert stream.meta.camera_keys == ["observation.images.cam", "observation.images.wrist", "observation.img"]
     assert stream.stats["observation.images.cam"]["mean"].shape == (3, 1, 1)
-    assert stream.meta.episodes["dataset_to_index"][-1] == NUM_WINDOWS
-    assert sorted(indices(stream)) == sorted(
-        range(stream.meta.episodes[1]["dataset_from_index"], stream.meta.episodes[1]["dataset_to_index"])
-    ) + sorted(range(stream.meta.episodes[3]["dataset_from_index"], stream.meta.episodes[3]["dataset_to_index"]))
+    assert (stream.meta.total_frames, stream.meta.total_episodes) == (21, 2)
+    whole = streams().meta
+    of_1_and_3 = [*range(7, 19), *range(24, 33)]
+    assert [whole.episodes["dataset_from_index"][episode] for episode in (1, 3)] == [7, 24]
+    assert (whole.total_frames, whole.total_episodes, len(whole.episodes)) == (NUM_WINDOWS, 7, 7)
+    assert sorted(indices(stream)) == of_1_and_3
+
+
+def test_what_it_was_made_with_can_be_asked_for(streams: Streams, materialized: Materialized) -> None:
+    root = materialized("zoo_v30", "contiguous", None)
+    stream = streams(delta_timestamps={"action": [0.0, 0.3]}, revision="v3.0", buffer_size=7, shuffle=False, seed=5)
+    assert stream.root == stream.meta.root == root
+    assert stream.streaming_from_local
+    assert (stream.delta_timestamps, stream.delta_indices) == ({"action": [0.0, 0.3]}, {"action": [0, 3]})
+    assert (stream.revision, stream.buffer_size, stream.shuffle, stream.seed) == ("v3.0", 7, False, 5)
+    assert stream.num_shards == len(list(root.glob("train/*.tar")))
+    assert set(streams().delta_indices) == {
+        key.removesuffix("_is_pad") for key in next(iter(streams())) if "_pad" in key
+    }
+
+
+def test_orders_are_drawn_from_a_generator_in_place_of_the_seed(streams: Streams) -> None:
+    first, again, other = (indices(streams(rng=np.random.default_rng(seed))) for seed in (1, 1, 2))
+    assert sorted(first) == sorted(other) == list(range(NUM_WINDOWS))
+    assert first == again != other
+    assert first != indices(streams())
+
+
+def test_transforms_see_every_camera_also_when_they_are_set_later(streams: Streams) -> None:
+    """lerobot's class fails where a camera is stored images."""
+    stream = streams(shuffle=False)
+    plain = next(iter(stream))
+    stream.image_transforms = torch.neg
+    changed = next(iter(streams(shuffle=False, image_transforms=torch.neg)))
+    stream.set_epoch(0)
+    for item in (next(iter(stream)), changed):
+        for camera in stream.meta.camera_keys:
+            assert torch.equal(item[camera], -plain[camera])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_an_even_tail_gives_all_ranks_as_many_batches(streams: Streams, world_size: int, workers: int) -> None:
+    epochs = []
+    for rank in range(world_size):
+        stream = streams(rank=rank, world_size=world_size, tail="even")
+        context = "fork" if workers else None
+        loader = DataLoader(stream, batch_size=4, num_workers=workers, multiprocessing_context=context)
+        epochs.append([batch["index"].tolist() for batch in loader])
+    assert len({tuple(map(len, batches)) for batches in epochs}) == 1
+    seen = [index for batches in epochs for batch in batches for index in batch]
+    assert len(set(seen)) == len(seen) == NUM_WINDOWS - NUM_WINDOWS % (world_size * max(workers, 1))
+    with pytest.raises(UsageError, match="tail"):
+        streams(tail="odd")
 
 
 def test_without_shuffle_it_is_in_order(streams: Streams) -> None:
