@@ -140,9 +140,13 @@ class BatchReader:
         )
 
     def _room(self, shape: tuple[int, ...], window: FeatureWindow) -> NDArray[Any]:
-        dtype = np.dtype(np.uint8 if self._stays_uint8(window) else np.float32)
-        memory = self._pool.take(int(np.prod(shape)) * dtype.itemsize)
-        return memory.view(dtype).reshape(shape)
+        """Floats lie in memory channels first, as lerobot's do: the last bits of a convolution depend on that."""
+        size = int(np.prod(shape))
+        if self._stays_uint8(window):
+            return self._pool.take(size).reshape(shape)
+        *outer, height, width, channels = shape
+        planes = self._pool.take(size * 4).view(np.float32).reshape(*outer, channels, height, width)
+        return np.moveaxis(planes, -3, -1)
 
     def _stays_uint8(self, window: FeatureWindow) -> bool:
         """lerobot leaves only videos uint8; stored images become floats whatever is asked for."""
