@@ -18,6 +18,7 @@ from predecode.reader.batch import Batch
 from predecode.reader.dataset import WindowDataset
 from predecode.reader.dealing import Deal, Tail
 from predecode.reader.permutation import Identity, Order, Permutation
+from predecode.reader.skipping import Damaged, OnError, Skipped, Skipping
 from predecode.reader.windowed import StorageOrder, WindowedShuffle
 from predecode.transforms.errors import UsageError
 
@@ -47,6 +48,8 @@ class WindowLoader:
         tail: Tail | None = None,
         prefetch_batches: int = 2,
         device: torch.device | str | None = None,
+        on_error: OnError = "raise",
+        max_skipped: int | None = None,
     ) -> None:
         """Prepares; the first batch is fetched when iteration begins.
 
@@ -66,6 +69,11 @@ class WindowLoader:
                 several ranks if not given, else "exact".
             prefetch_batches: Batches that are decoded ahead.
             device: Where tensors are moved to, without waiting for it; not moved if not given.
+            on_error: "raise": a damaged window ends the pass. "skip": it is left out, so that its batch is shorter. One
+                rank leaves out a batch of which nothing is left; with several it ends the pass, since the others would
+                wait.
+            max_skipped: How many windows of an epoch each rank may skip; more end the pass. 16 and one in a hundred of
+                its own if not given.
 
         Raises:
             UsageError: a number outside its range.
@@ -81,6 +89,7 @@ class WindowLoader:
             "drop_last": drop_last,
         }
         Deal(**self._dealing)
+        self._skipping = Skipping(on_error, max_skipped, num_windows=len(dataset), world_size=world_size)
         self._num_threads = num_threads or len(os.sched_getaffinity(0))
         if self._num_threads < 1 or prefetch_batches < 0:
             raise UsageError(
@@ -98,29 +107,33 @@ class WindowLoader:
         self._reached = (0, 0)
 
     def __len__(self) -> int:
-        """Batches of this rank in a whole epoch."""
+        """Batches of this rank in a whole epoch, those that may be skipped included."""
         return Deal(**self._dealing).num_batches()
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """The batches of the next epoch, or of what is left of one: dicts of tensors (B, ...) and lists of strings.
 
         Raises:
-            FormatError: what is read is not what was written.
+            FormatError: what is read is not what was written, and is not to be skipped, or too much of it.
             OSError: storage fails.
         """
         epoch, position = self._next
         self._next = (epoch + 1, 0)
         self._reached = (epoch, position)
+        self._skipping.begin(epoch)
         deal = Deal(**self._dealing, first_position=position)
         order = self._order(epoch)
         pool = ThreadPoolExecutor(self._num_threads, thread_name_prefix="windows")
         try:
             for number, (batch, items) in enumerate(self._filled(pool, deal, order)):
+                if not len(items):  # All of it was skipped.
+                    continue
                 tensors = self._moved(self._dataset.collate(batch, items, seeds=(self._seed, epoch)))
                 reached = deal.position_after(number + 1)
                 self._reached = (epoch, reached) if reached < len(self._dataset) else (epoch + 1, 0)
                 yield tensors
             self._reached = self._next
+            self._skipping.end()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -134,6 +147,11 @@ class WindowLoader:
     @functools.cached_property
     def _storage_order(self) -> StorageOrder:
         return self._dataset.storage_order()
+
+    @property
+    def skipped(self) -> Skipped:
+        """What the last pass left out."""
+        return self._skipping.skipped
 
     def set_epoch(self, epoch: int) -> None:
         """Makes the next pass that of an epoch."""
@@ -172,8 +190,8 @@ class WindowLoader:
 
     def _filled(self, pool: ThreadPoolExecutor, deal: Deal, order: Order) -> Iterator[tuple[Batch, NDArray[np.int64]]]:
         """Batches in order, each when all of it is there; the next ones are being filled meanwhile."""
-        reader = self._dataset.reader
-        ahead: deque[tuple[Batch, NDArray[np.int64], list[Future[None]]]] = deque()
+        reader, skipping = self._dataset.reader, self._skipping
+        ahead: deque[tuple[Batch, NDArray[np.int64], list[Future[list[Damaged]]]]] = deque()
         ranges = deal.batches()
         while True:
             while len(ahead) <= self._num_ahead and (positions := next(ranges, None)) is not None:
@@ -181,14 +199,15 @@ class WindowLoader:
                 batch = reader.allocate(len(items))
                 # One task per thread, not per window: handing over a task costs a third of decoding an image.
                 bounds = np.linspace(0, len(items), min(self._num_threads, len(items)) + 1).astype(int).tolist()
-                tasks = [pool.submit(reader.fill, batch, start, items[start:stop]) for start, stop in pairwise(bounds)]
+                tasks = [
+                    pool.submit(skipping.fill, reader, batch, start, items[start:stop])
+                    for start, stop in pairwise(bounds)
+                ]
                 ahead.append((batch, items, tasks))
             if not ahead:
                 return
             batch, items, tasks = ahead.popleft()
-            for task in tasks:
-                task.result()
-            yield batch, items
+            yield skipping.without(batch, items, [damaged for task in tasks for damaged in task.result()])
 
     def _moved(self, tensors: dict[str, Any]) -> dict[str, Any]:
         if self._device is None:

@@ -15,10 +15,10 @@ from predecode.reader.dealing import Deal, Tail
 from predecode.reader.loader import rank_and_world_size
 from predecode.reader.metadata import WindowMetadata
 from predecode.reader.permutation import Identity, Order, Permutation
+from predecode.reader.skipping import MAX_WORKERS, OnError, Skipped, Skipping
 from predecode.transforms.errors import UsageError
 
 _STATE_VERSION = 1
-_MAX_WORKERS = 1024
 _MAX_SEED = 1 << 63
 _FETCHED_AT_ONCE = 16
 
@@ -51,6 +51,9 @@ class StreamingWindowDataset(IterableDataset[dict[str, Any]]):
         split: str = "train",
         return_uint8: bool = False,
         pad: Pad = "edge",
+        verify: bool = True,
+        on_error: OnError = "raise",
+        max_skipped: int | None = None,
         rank: int | None = None,
         world_size: int | None = None,
         tail: Tail = "exact",
@@ -76,6 +79,10 @@ class StreamingWindowDataset(IterableDataset[dict[str, Any]]):
             split: "train" or "val".
             return_uint8: As for `WindowDataset`.
             pad: As for `WindowDataset`.
+            verify: As for `WindowDataset`.
+            on_error: "raise": a damaged window ends the pass. "skip": it is left out of the stream.
+            max_skipped: How many windows of an epoch each rank may skip, over all its workers; more end the pass. 16
+                and one in a hundred of its own if not given.
             rank: Of this process; torch.distributed's if not given, 0 without it.
             world_size: How many processes read together; likewise.
             tail: "exact": each window once an epoch; where they are not a multiple of all ranks' workers, some workers
@@ -85,7 +92,7 @@ class StreamingWindowDataset(IterableDataset[dict[str, Any]]):
 
         Raises:
             FormatError: the output is incomplete, damaged, or of another format version.
-            UsageError: an episode, a feature or a delta that is not there.
+            UsageError: an episode, a feature or a delta that is not there; a number outside its range.
             OSError: storage fails.
         """
         del force_cache_sync
@@ -108,13 +115,15 @@ class StreamingWindowDataset(IterableDataset[dict[str, Any]]):
             image_transforms=image_transforms,
             return_uint8=return_uint8,
             pad=pad,
+            verify=verify,
             repo_id=repo_id,
             storage_options=storage_options,
         )
         self._rank, self._world_size = rank_and_world_size(rank, world_size)
         Deal(num_items=len(self._windows), batch_size=1, rank=self._rank, world_size=self._world_size, tail=tail)
+        self._skipping = Skipping(on_error, max_skipped, num_windows=len(self._windows), world_size=self._world_size)
         # Per worker the epoch that its next pass is, and how many windows of it were given out already.
-        self._progress = torch.zeros((_MAX_WORKERS, 2), dtype=torch.int64).share_memory_()
+        self._progress = torch.zeros((MAX_WORKERS, 2), dtype=torch.int64).share_memory_()
 
     @property
     def meta(self) -> WindowMetadata:
@@ -185,17 +194,28 @@ class StreamingWindowDataset(IterableDataset[dict[str, Any]]):
         """Statistics of the train split."""
         return self._windows.stats
 
+    @property
+    def skipped(self) -> Skipped:
+        """What the last pass left out; workers of a DataLoader count too, but log themselves what it was."""
+        return self._skipping.skipped
+
     def set_epoch(self, epoch: int) -> None:
         """Makes the next pass of every worker that of an epoch."""
         self._progress[:, 0] = epoch
         self._progress[:, 1] = 0
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """This worker's part of the next epoch, or of what is left of one."""
+        """This worker's part of the next epoch, or of what is left of one.
+
+        Raises:
+            FormatError: what is read is not what was written, and is not to be skipped, or too much of it.
+            OSError: storage fails.
+        """
         worker, num_workers = _worker()
         epoch, taken = self._progress[worker].tolist()
         self._progress[worker] = torch.tensor([epoch + 1, 0])
         self._reached = (epoch, taken)
+        self._skipping.begin(epoch, worker=worker)
         size = len(self._windows)
         order: Order = Permutation(size, seed=self.seed, epoch=epoch) if self.shuffle else Identity(size)
         deal = Deal(
@@ -208,9 +228,10 @@ class StreamingWindowDataset(IterableDataset[dict[str, Any]]):
         for first in range(taken, deal.num_batches(), _FETCHED_AT_ONCE):
             stop = min(first + _FETCHED_AT_ONCE, deal.num_batches())
             positions = np.array([deal.batch(step)[0] for step in range(first, stop)], np.int64)
-            for number, item in enumerate(self._windows.__getitems__(order(positions).tolist())):
+            for number, item in self._skipping.windows(self._windows.__getitems__, order(positions).tolist()):
                 self._reached = (epoch, first + number + 1)
                 yield item
+        self._skipping.end()
 
     def state_dict(self) -> dict[str, Any]:
         """Where this worker is: a small dict of plain JSON values. torchdata's StatefulDataLoader gathers them."""

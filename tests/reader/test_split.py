@@ -9,9 +9,8 @@ import multiprocessing
 import os
 import pickle
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from predecode.transforms.manifest import read_manifest
 from predecode.transforms.storage import Folder
 from tests.readback import read_samples
 from tests.reader.conftest import Materialized
+from tests.reader.damage import replaced
 
 Edit = Callable[[pa.Table], pa.Table]
 
@@ -105,18 +105,6 @@ def members_of(output: Path) -> dict[str, dict[str, bytes]]:
     """The same out of the tars."""
     samples = [sample for tar in sorted((output / "train").glob("*.tar")) for sample in read_samples(tar)]
     return {sample.pop("__key__").decode(): sample for sample in samples}
-
-
-@contextmanager
-def replaced(path: Path, content: bytes) -> Iterator[None]:
-    """Another file under the name, as a job would put it there; the old one again in the end."""
-    aside = path.with_name("aside")
-    path.rename(aside)
-    try:
-        path.write_bytes(content)
-        yield
-    finally:
-        aside.replace(path)
 
 
 def test_items_are_where_the_order_says(output: Path) -> None:

@@ -1,0 +1,59 @@
+"""Outputs that are damaged in known places, and attempts to read them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from predecode.reader import WindowDataset
+from predecode.transforms.errors import FormatError
+
+
+def index_rows(output: Path, shard: int, split: str = "train") -> list[dict[str, Any]]:
+    """The index of a shard, a dict per sample."""
+    content = (output / f"{split}/shard-{shard:05d}.index.arrow").read_bytes()
+    rows: list[dict[str, Any]] = pa.ipc.open_file(content).read_all().to_pylist()
+    return rows
+
+
+def flip_bit(path: Path, place: int, bit: int = 2) -> None:
+    """Changes one bit of a file under the same name, in a new file, as a bad copy would."""
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1 << bit
+    aside = path.with_name("flipped")
+    aside.write_bytes(content)
+    aside.replace(path)
+
+
+def damage_member(output: Path, shard: int, row: int, member: str, within: int = 20) -> None:
+    """Flips a bit in the member of a sample."""
+    start = index_rows(output, shard)[row][f"{member}/offset"]
+    flip_bit(output / f"train/shard-{shard:05d}.tar", start + within)
+
+
+def unreadable(dataset: WindowDataset) -> dict[int, str]:
+    """The windows that cannot be read one by one, and why."""
+    found = {}
+    for number in range(len(dataset)):
+        try:
+            dataset[number]
+        except FormatError as error:
+            found[number] = str(error)
+    return found
+
+
+@contextmanager
+def replaced(path: Path, content: bytes | None) -> Iterator[None]:
+    """Another file under the name, as a job would put it there, or none; the old one again in the end."""
+    aside = path.with_name("aside")
+    path.rename(aside)
+    try:
+        if content is not None:
+            path.write_bytes(content)
+        yield
+    finally:
+        aside.replace(path)
