@@ -276,7 +276,9 @@ class BatchReader:
         anchors = np.array([place.anchor for place in chosen])
         bodies = np.stack([np.frombuffer(tensors, np.uint8, offset=layout.header_bytes) for _, tensors in members])
         for window in self._selection.numbers:
-            batch.numbers[window.feature.name][at] = gather_number(window, layout, bodies, anchors)
+            batch.numbers[window.feature.name][at] = gather_number(
+                window, layout, bodies, anchors, where=lambda number: chosen[number].where
+            )
         for window in self._selection.windows.values():
             if window.deltas is not None:
                 batch.masks[window.feature.name][at] = gather_mask(window, layout, bodies, anchors)

@@ -12,7 +12,7 @@ from predecode.transforms.errors import FormatError
 from predecode.transforms.features import Kind
 from predecode.transforms.format import MANIFEST_FILE, PLAN_FILE
 from predecode.transforms.manifest import read_manifest
-from predecode.transforms.plan_file import read_plan
+from predecode.transforms.plan_file import is_sound_plan, read_plan
 from predecode.transforms.sizes import size_text
 from predecode.transforms.storage import Folder
 
@@ -23,13 +23,15 @@ class Inspection:
 
     Attributes:
         content: As plain JSON.
+        text: The same for a person.
     """
 
     content: Mapping[str, Any]
+    text: str
 
     def __str__(self) -> str:
-        """The same for a person."""
-        return "\n".join(_lines(self.content))
+        """The text."""
+        return self.text
 
 
 def inspect_output(url: str, storage_options: Mapping[str, Any] | None = None) -> Inspection:
@@ -48,14 +50,26 @@ def inspect_output(url: str, storage_options: Mapping[str, Any] | None = None) -
     plan = read_plan(folder) or {}
     if plan.get("digest") != manifest.get("plan"):
         raise FormatError(
-            f"{folder}: {MANIFEST_FILE} was written for the plan {manifest.get('plan')}, {PLAN_FILE} is "
-            f"{plan.get('digest') or 'missing'}. Run the same `predecode materialize` again to complete the output."
+            f"{folder}: {MANIFEST_FILE} was written for the plan {manifest.get('plan')!r:.80}, {PLAN_FILE} is "
+            f"{repr(plan['digest'])[:80] if 'digest' in plan else 'missing'}. Run the same `predecode materialize` "
+            "again to complete the output."
+        )
+    if not is_sound_plan(plan):
+        raise FormatError(
+            f"{folder.path(PLAN_FILE)} is damaged: its checksum does not fit. Run the same `predecode materialize` "
+            "with --overwrite, which writes it anew and keeps the shards that are right."
         )
     item_format = ItemFormat.of(manifest)
     try:
-        return Inspection(_content(str(folder), manifest, plan, item_format))
-    except (KeyError, TypeError, ValueError) as error:
+        content = _content(str(folder), manifest, plan, item_format)
+        return Inspection(content, _printable("\n".join(_lines(content))))
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
         raise FormatError(f"{folder}: {MANIFEST_FILE} or {PLAN_FILE} lacks something: {error!r:.200}.") from error
+
+
+def _printable(text: str) -> str:
+    """Without what would steer a terminal: an output's strings may be anybody's."""
+    return "".join(letter if letter.isprintable() or letter == "\n" else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
 def _content(output: str, manifest: Mapping[str, Any], plan: Mapping[str, Any], item: ItemFormat) -> dict[str, Any]:

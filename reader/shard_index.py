@@ -19,6 +19,9 @@ from predecode.transforms.errors import FormatError
 from predecode.transforms.format import index_file, tar_file
 from predecode.transforms.storage import Folder
 
+MAX_PART_BYTES = 1 << 30
+"""Of a member or a frame that is read as a whole: a tar may be a file with holes, which costs nobody that much."""
+
 _LIST_OF_INT64 = pa.list_(pa.int64())
 _LIST_OF_UINT64 = pa.list_(pa.uint64())
 
@@ -122,7 +125,7 @@ class ShardIndex:
             for member in item_format.members
         }
         for member, places in members.items():
-            _check_member(places, member, tar_bytes, where)
+            _check_member(places, member, tar_bytes, where, is_whole=f"{member}/frame" not in columns)
         frames = {
             member: _frame_columns(columns, member, members[member], where)
             for member in item_format.members
@@ -189,7 +192,7 @@ class ShardIndex:
         """
         places = self.members[member]
         if xxhash.xxh3_64_intdigest(content) != int(places.xxh3[row]):
-            raise self._damaged(content, row, int(places.offset[row]), member)
+            raise self._damaged(self.member_range(row, member), row, member)
 
     def check_frame(self, content: bytes | memoryview, row: int, member: str, place: int) -> None:
         """Checks the content of one frame of a `frames` member against its checksum.
@@ -198,15 +201,15 @@ class ShardIndex:
             FormatError: it is not what was written.
         """
         frames = self.frames[member]
-        first = int(frames.first[row])
-        if xxhash.xxh3_64_intdigest(content) != int(frames.xxh3[first + place]):
-            start = int(self.members[member].offset[row]) + int(frames.offset[first + row + place])
-            raise self._damaged(content, row, start, f"{member}, frame {place}")
+        if xxhash.xxh3_64_intdigest(content) != int(frames.xxh3[int(frames.first[row]) + place]):
+            (found,) = self.frame_ranges(row, member, [place])
+            raise self._damaged(found, row, f"{member}, frame {place}")
 
-    def _damaged(self, content: bytes | memoryview, row: int, start: int, what: str) -> FormatError:
+    def _damaged(self, found: Range, row: int, what: str) -> FormatError:
+        _, start, stop = found
         return FormatError(
-            f"{self.tar_path}, sample {self.keys[row]}, {what}: bytes {start} to {start + len(content)} of the shard "
-            f"are damaged: their checksum does not fit. {REMEDY}"
+            f"{self.tar_path}, sample {self.keys[row]}, {what}: bytes {start} to {stop} of the shard are damaged: "
+            f"their checksum does not fit. {REMEDY}"
         )
 
 
@@ -221,10 +224,12 @@ def _column_types(item_format: ItemFormat) -> dict[str, pa.DataType]:
     return types
 
 
-def _check_member(places: MemberColumns, member: str, tar_bytes: int, where: str) -> None:
+def _check_member(places: MemberColumns, member: str, tar_bytes: int, where: str, *, is_whole: bool) -> None:
     inside = (places.offset >= 0) & (places.size >= 0) & (places.size <= tar_bytes)
     inside &= places.offset <= tar_bytes - places.size
     require(inside, f"members {member} within the {tar_bytes} bytes of the tar", where=where)
+    fits = places.size <= MAX_PART_BYTES if is_whole else True
+    require(fits, f"members {member} of at most {MAX_PART_BYTES} bytes", where=where)
 
 
 def _frame_columns(columns: Mapping[str, pa.Array], member: str, places: MemberColumns, where: str) -> FrameColumns:
@@ -238,6 +243,8 @@ def _frame_columns(columns: Mapping[str, pa.Array], member: str, places: MemberC
     require(np.diff(first) >= 1, f"at least one frame in each {member}", where=where)
     fills = (offset[offset_first[:-1]] == 0) & (offset[offset_first[1:] - 1] == places.size)
     require(fills & _ascends(offset, offset_first), f"frames that fill {member}, one behind the other", where=where)
+    largest = int(np.diff(offset).max(initial=0))
+    require(largest <= MAX_PART_BYTES, f"frames of {member} of at most {MAX_PART_BYTES} bytes", where=where)
     require((number[first[:-1]] >= 0) & _ascends(number, first), f"frames of {member} in order", where=where)
     return FrameColumns(first.astype(np.int64), number, offset, xxh3)
 

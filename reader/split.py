@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from predecode.reader.item_format import ItemFormat
 from predecode.reader.ranges import missing
 from predecode.reader.shard_index import ShardIndex
-from predecode.reader.split_tables import MAX_COUNT, SegmentTable, ShardTable, SplitCounts
+from predecode.reader.split_tables import SegmentTable, ShardTable, SplitCounts
 from predecode.reader.tables import map_file, require
 from predecode.reader.windowed import StorageOrder
 from predecode.transforms.errors import UsageError
-from predecode.transforms.format import MANIFEST_FILE, index_file, tar_file
+from predecode.transforms.format import index_file, tar_file
 from predecode.transforms.storage import Folder
 
 MAX_MAPPED_INDICES = 1 << 14
@@ -26,8 +26,6 @@ MAX_MAPPED_INDICES = 1 << 14
 
 MAX_FETCHED_BYTES = 256 << 20
 """Indices of far shards are held in memory up to this much: those of the shards used last."""
-
-_MAX_ANCHORS_PER_SAMPLE = 1 << 31
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +79,11 @@ class SplitIndex:
         """
         self._arguments = (folder, manifest, split, episodes, verify)
         self.item_format = ItemFormat.of(manifest)
-        anchors_per_sample = self.item_format.anchors_per_sample
-        sound = 1 <= anchors_per_sample <= _MAX_ANCHORS_PER_SAMPLE and 1 <= self.item_format.anchor_stride <= MAX_COUNT
-        require(sound, "anchor_stride and anchors_per_sample of at least 1", where=folder.path(MANIFEST_FILE))
         counts = SplitCounts.of(folder, manifest, split)
         shards = ShardTable.open(folder, manifest, split, counts, verify=verify)
+        per_sample = self.item_format.anchors_per_sample
         self._segments = SegmentTable.open(
-            folder, manifest, split, counts, shards, anchors_per_sample=anchors_per_sample, verify=verify
+            folder, manifest, split, counts, shards, anchors_per_sample=per_sample, verify=verify
         )
         self._chosen = None if episodes is None else _rows_of(self._segments, episodes, split)
         self._stop_item = np.cumsum(self._of_chosen(self._segments.anchors))

@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 
 from predecode.reader.tables import Condition, map_described, numbers, read_columns, require
 from predecode.transforms.errors import FormatError
-from predecode.transforms.format import MANIFEST_FILE, ORDER_COLUMNS, SHARD_COLUMNS, order_file, shard_table_file
+from predecode.transforms.format import (
+    MANIFEST_FILE,
+    ORDER_COLUMNS,
+    SHARD_COLUMNS,
+    SPLITS,
+    order_file,
+    shard_table_file,
+)
 from predecode.transforms.storage import Folder
 
 MAX_COUNT = 1 << 40
@@ -41,7 +48,8 @@ class SplitCounts:
         try:
             splits = manifest["splits"]
             if split not in splits:
-                raise FormatError(f"{folder} has no split {split!r}. It has: {', '.join(splits)}.")
+                there = ", ".join(name for name in SPLITS if name in splits)
+                raise FormatError(f"{folder} has no split {split!r}. It has: {there}.")
             counts = [splits[split][name] for name in ("anchors", "episodes", "samples", "shards")]
         except (KeyError, TypeError) as error:
             raise FormatError(f"{folder.path(MANIFEST_FILE)} lacks counts of split {split}: {error!r:.200}.") from error

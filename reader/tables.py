@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import mmap
+import struct
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
@@ -17,6 +18,9 @@ from predecode.transforms.format import MANIFEST_FILE
 from predecode.transforms.storage import Folder
 
 Condition: TypeAlias = NDArray[np.bool_] | bool
+
+_MAGIC_BYTES = 8  # An Arrow file is a stream between its magic word and a footer, which is of no use here.
+_INT32, _UINT32, _UINT16 = (struct.Struct(layout) for layout in ("<i", "<I", "<H"))
 
 
 def map_file(folder: Folder, name: str, *, size_bytes: int, sha256: str | None) -> pa.Buffer:
@@ -71,16 +75,6 @@ def map_described(folder: Folder, manifest: Mapping[str, Any], name: str, *, ver
     return map_file(folder, name, size_bytes=size_bytes, sha256=sha256 if verify else None)
 
 
-def read_verified(folder: Folder, manifest: Mapping[str, Any], name: str) -> bytes:
-    """The content of a small file that the manifest describes.
-
-    Raises:
-        FormatError: the manifest does not know it, or it is not what was written.
-        OSError: storage fails.
-    """
-    return bytes(map_described(folder, manifest, name))
-
-
 def read_columns(content: pa.Buffer, types: Mapping[str, pa.DataType], *, where: str) -> dict[str, pa.Array]:
     """Columns of an Arrow IPC file.
 
@@ -96,7 +90,8 @@ def read_columns(content: pa.Buffer, types: Mapping[str, pa.DataType], *, where:
         FormatError: the file is no such table.
     """
     try:
-        with pa.ipc.open_file(content) as reader:
+        _refuse_compressed(content)
+        with pa.ipc.open_stream(content.slice(_MAGIC_BYTES)) as reader:
             table = reader.read_all()
         wrong = {name: _type_of(table, name) for name, wanted in types.items() if _type_of(table, name) != wanted}
         if wrong:
@@ -107,11 +102,38 @@ def read_columns(content: pa.Buffer, types: Mapping[str, pa.DataType], *, where:
         table = table.select(list(types))
         table.validate(full=True)
         columns = {name: _array_of(table[name]) for name in types}
-    except (pa.ArrowException, OSError) as error:  # OSError too: it is what Arrow calls an offset beyond the file.
+    except (pa.ArrowException, OSError, struct.error) as error:
+        # OSError too: it is what Arrow calls an offset beyond the file.
         raise FormatError(f"{where} is damaged: {error!s:.200}. {REMEDY}") from error
     if any(_has_nulls(column) for column in columns.values()):
         raise FormatError(f"{where}: expected no missing values. {REMEDY}")
     return columns
+
+
+def _refuse_compressed(content: pa.Buffer) -> None:
+    """Looks at every batch before it is read: of a few bytes a compressed one could make any number.
+
+    pyarrow does not tell, so that the one field is looked up in the message itself (Arrow's Message.fbs and Schema.fbs:
+    a Message's header is its field 2; a RecordBatch's compression is its field 3, absent where there is none).
+    """
+    for message in pa.ipc.MessageReader.open_stream(pa.BufferReader(content.slice(_MAGIC_BYTES))):
+        if message.type == "schema":
+            continue
+        metadata = bytes(message.metadata)
+        (root,) = _UINT32.unpack_from(metadata)
+        header = _flatbuffer_field(metadata, root, 2)
+        batch = header + _UINT32.unpack_from(metadata, header)[0]
+        if message.type != "record batch" or _flatbuffer_field(metadata, batch, 3):
+            raise pa.ArrowInvalid("its columns are compressed, expected them as they are in memory")
+
+
+def _flatbuffer_field(content: bytes, table: int, number: int) -> int:
+    """Where a field of a table of a flatbuffer lies; 0 where it is absent."""
+    fields = table - _INT32.unpack_from(content, table)[0]
+    entry = 4 + 2 * number
+    is_there = entry < _UINT16.unpack_from(content, fields)[0]
+    offset: int = _UINT16.unpack_from(content, fields + entry)[0] if is_there else 0
+    return table + offset if offset else 0
 
 
 def numbers(column: pa.Array, *, where: str) -> NDArray[Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from predecode.reader.ranges import REMEDY
 from predecode.reader.selection import FeatureWindow, Selection
 from predecode.transforms.errors import FormatError
+from predecode.transforms.features import MAX_DIMENSIONS
 
 _DTYPES: dict[str, np.dtype[Any]] = {
     "F32": np.dtype("<f4"),
@@ -27,8 +28,11 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "BOOL": np.dtype("?"),
 }
 _LENGTH = struct.Struct("<Q")
-_MAX_HEADER_BYTES = 1 << 24
-_MAX_LAYOUTS = 4096
+_MAX_HEADER_BYTES = 1 << 20
+_MAX_KNOWN_BYTES = 1 << 26
+"""Headers are kept up to so many bytes together: that is thousands of those that the job writes."""
+
+_MAX_DIMENSIONS = MAX_DIMENSIONS + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,8 @@ class TensorLayout:
         """One tensor of all bodies: (G, *shape)."""
         place = self.places[name]
         column = np.ascontiguousarray(bodies[:, place.start : place.stop])
+        if place.dtype == np.bool_:
+            return (column != 0).reshape(len(bodies), *place.shape)  # Others than 0 and 1 would mislead numpy.
         return column.view(place.dtype).reshape(len(bodies), *place.shape)
 
 
@@ -68,7 +74,8 @@ class TensorLayouts:
     def __init__(self, selection: Selection) -> None:
         """Knows none yet."""
         self._selection = selection
-        self._known: dict[bytes, TensorLayout] = {}
+        self._known: dict[tuple[bytes, int], TensorLayout] = {}
+        self._known_bytes = 0
 
     def of(self, content: memoryview, *, num_anchors: int) -> TensorLayout:
         """The layout of a safetensors member.
@@ -86,12 +93,13 @@ class TensorLayouts:
         if not length <= min(_MAX_HEADER_BYTES, len(content) - _LENGTH.size):
             raise FormatError(f"The tensors' header is longer than they are. {REMEDY}")
         header = bytes(content[: _LENGTH.size + length])
-        layout = self._known.get(header)
+        layout = self._known.get((header, num_anchors))
         if layout is None:
             layout = _parse(header)
             self._check(layout, num_anchors)
-            if len(self._known) < _MAX_LAYOUTS:
-                self._known[header] = layout
+            if self._known_bytes < _MAX_KNOWN_BYTES:
+                self._known_bytes += len(header)
+                self._known[header, num_anchors] = layout
         if len(content) != layout.header_bytes + layout.body_bytes:
             raise FormatError(f"The tensors are cut short. {REMEDY}")
         return layout
@@ -115,7 +123,12 @@ class TensorLayouts:
 
 
 def gather_number(
-    window: FeatureWindow, layout: TensorLayout, bodies: NDArray[np.uint8], anchors: NDArray[np.int64]
+    window: FeatureWindow,
+    layout: TensorLayout,
+    bodies: NDArray[np.uint8],
+    anchors: NDArray[np.int64],
+    *,
+    where: Callable[[int], str],
 ) -> NDArray[Any]:
     """The values of one number feature: (G, T, *shape), with T = 1 where the item has no deltas.
 
@@ -124,6 +137,7 @@ def gather_number(
         layout: Of all the bodies.
         bodies: (G, B) uint8.
         anchors: (G,) anchors within their samples.
+        where: What to call the sample of each of them in messages.
 
     Raises:
         FormatError: an index leads out of the stored rows.
@@ -138,7 +152,8 @@ def gather_number(
     else:
         index = layout.take(f"{name}/index", bodies)[group, anchors][:, list(window.columns)]
     if index.size and (index.min() < 0 or index.max() >= rows.shape[1]):
-        raise FormatError(f"{name}: an index leads out of the {rows.shape[1]} rows of its sample. {REMEDY}")
+        first = int(np.argmax(((index < 0) | (index >= rows.shape[1])).any(axis=1)))
+        raise FormatError(f"{where(first)}, {name}: an index leads out of the {rows.shape[1]} rows. {REMEDY}")
     return rows[group[:, None], index]
 
 
@@ -176,8 +191,10 @@ def _bounds(data_offsets: Any) -> tuple[int, int]:
 
 def _is_sound(place: TensorPlace) -> bool:
     numbers = (*place.shape, place.start, place.stop)
-    return all(type(number) is int and 0 <= number < 1 << 40 for number in numbers) and (
-        math.prod(place.shape) * place.dtype.itemsize == place.stop - place.start
+    return (
+        len(place.shape) <= _MAX_DIMENSIONS
+        and all(type(number) is int and 0 <= number < 1 << 40 for number in numbers)
+        and math.prod(place.shape) * place.dtype.itemsize == place.stop - place.start
     )
 
 

@@ -23,6 +23,9 @@ from predecode.transforms.errors import FormatError, UsageError
 MAX_PIXELS = 1 << 26
 """Width times height: larger headers are refused before anything is allocated."""
 
+_MAX_EXPANSION, _SLACK_BYTES = 4, 1 << 16
+"""No encoder makes more than so many bytes of each byte of an image: what comes behind would only cost time."""
+
 # Changing one of these changes the bytes of every shard: it needs a new format version.
 _JPEG: dict[str, Any] = {"subsampling": "444", "optimize": True}
 """Fitted Huffman tables: 8 to 15 % smaller at the same PSNR, for twice the time: written once, read every epoch."""
@@ -282,6 +285,8 @@ def _decode(
     out: NDArray[np.uint8] | None,
 ) -> NDArray[np.uint8]:
     """Decodes by a function of imagecodecs once the header has been checked."""
+    if len(content) > _SLACK_BYTES + _MAX_EXPANSION * shape[0] * shape[1] * shape[2]:
+        _refuse(name, f"it has {len(content)} bytes, more than an image of shape {shape} can need")
     result = _output(name, shape, out)
     try:
         decode(content, out=_squeezed(result))
@@ -291,20 +296,23 @@ def _decode(
 
 
 def _jpeg_shape(content: bytes | memoryview) -> tuple[int, int, int]:
-    """Walks the segments of a JPEG up to its frame header; libjpeg itself would fill a truncated file with grey."""
+    """Walks the segments of a JPEG up to its scan; libjpeg itself would fill a truncated file with grey.
+
+    One scan must hold all components: of many scans, a dozen bytes each, libjpeg makes a whole image every time.
+    """
     if bytes(content[:2]) != b"\xff\xd8" or bytes(content[-2:]) != b"\xff\xd9":
         _refuse("jpeg", "it is not a complete file")
-    position = 2
-    while position + 4 <= len(content):
-        marker, length = struct.unpack_from(">HH", content, position)
-        if marker == 0xFFC0 and length >= 8 and position + 10 <= len(content):
-            bits, height, width, channels = struct.unpack_from(">BHHB", content, position + 4)
-            if bits == 8:
-                return _checked("jpeg", height, width, channels)
-        if not 0xFFC4 <= marker <= 0xFFFE or marker == 0xFFDA or length < 2:
+    position, shape = 2, (0, 0, 0)
+    while position + 5 <= len(content):
+        marker, length, first = struct.unpack_from(">HHB", content, position)
+        if marker == 0xFFC0 and length >= 8 and position + 10 <= len(content) and first == 8:
+            shape = struct.unpack_from(">HHB", content, position + 5)
+        elif marker == 0xFFDA and first == shape[2]:
+            return _checked("jpeg", *shape)
+        elif not 0xFFC4 <= marker <= 0xFFFE or marker == 0xFFDA or length < 2:
             break
         position += 2 + length
-    _refuse("jpeg", "it has no header of a baseline image with 8 bits")
+    _refuse("jpeg", "it has no header and scan of a baseline image with 8 bits")
 
 
 def _png_shape(content: bytes | memoryview) -> tuple[int, int, int]:

@@ -27,21 +27,15 @@ def read_manifest(folder: Folder) -> dict[str, Any]:
     """
     size_bytes = folder.size(MANIFEST_FILE)
     if size_bytes is None:
-        started = folder.size(PLAN_FILE) is not None
-        raise FormatError(
-            f"{folder} has no {MANIFEST_FILE}: "
-            + (
-                "the job that writes it is not finished. Wait for it, or run the same command again to go on."
-                if started
-                else "it is no output of predecode. Expected the folder given as OUTPUT to `predecode materialize`."
-            )
-        )
+        raise _missing(folder)
     if size_bytes > _MAX_BYTES:
         raise FormatError(f"{folder.path(MANIFEST_FILE)} has {size_bytes} bytes, expected at most {_MAX_BYTES}.")
     try:
         content = json.loads(folder.read(MANIFEST_FILE))
         found = content.pop("digest")
         sound = found == digest(content)
+    except FileNotFoundError:  # A job has just removed it, to overwrite the output.
+        raise _missing(folder) from None
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise FormatError(f"{folder.path(MANIFEST_FILE)} is damaged: {error!r:.200}. {_REMEDY}") from None
     if content.get("format_version") != FORMAT_VERSION:
@@ -51,7 +45,21 @@ def read_manifest(folder: Folder) -> dict[str, Any]:
         )
     if not sound:
         raise FormatError(f"{folder.path(MANIFEST_FILE)} is damaged: its checksum does not fit. {_REMEDY}")
+    if not isinstance(content.get("plan"), str) or not isinstance(content.get("splits"), dict):
+        raise FormatError(f"{folder.path(MANIFEST_FILE)} lacks its plan or its splits. {_REMEDY}")
     return dict(content)
+
+
+def _missing(folder: Folder) -> FormatError:
+    started = folder.size(PLAN_FILE) is not None
+    return FormatError(
+        f"{folder} has no {MANIFEST_FILE}: "
+        + (
+            "the job that writes it is not finished. Wait for it, or run the same command again to go on."
+            if started
+            else "it is no output of predecode. Expected the folder given as OUTPUT to `predecode materialize`."
+        )
+    )
 
 
 _REMEDY = "Run the same `predecode materialize` again: it keeps the shards and writes the manifest anew."

@@ -84,6 +84,14 @@ def read_plan(output: Folder) -> dict[str, Any] | None:
     return plan
 
 
+def is_sound_plan(plan: Mapping[str, Any]) -> bool:
+    """Whether a plan has the digest that it had when it was written."""
+    try:
+        return bool(plan["digest"] == digest({key: value for key, value in plan.items() if key != "digest"}))
+    except (KeyError, ValueError, RecursionError):
+        return False
+
+
 def differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
     """Says where two JSON values differ, one line each.
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import resource
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pytest
 
-from predecode.reader import WindowDataset
+from predecode.reader import WindowDataset, WindowLoader
 from predecode.transforms.errors import FormatError
+from predecode.transforms.manifest import manifest_bytes, read_manifest
+from predecode.transforms.storage import Folder
+
+BYTES_AT_MOST = 1 << 30
 
 
 def index_rows(output: Path, shard: int, split: str = "train") -> list[dict[str, Any]]:
@@ -57,3 +63,29 @@ def replaced(path: Path, content: bytes | None) -> Iterator[None]:
         yield
     finally:
         aside.replace(path)
+
+
+@contextmanager
+def little_memory() -> Iterator[None]:
+    """What is read within may not ask for much memory, touched or not: it would be a MemoryError."""
+    used_bytes = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (used_bytes + BYTES_AT_MOST, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def refused(output: Path, message: str) -> None:
+    """Every reader must refuse the first window, or the output, with this message."""
+    with little_memory():
+        with pytest.raises(FormatError, match=message):
+            WindowDataset(str(output))[0]
+        with pytest.raises(FormatError, match=message):
+            next(iter(WindowLoader(WindowDataset(str(output)), 1, shuffle=False)))
+
+
+def put_manifest(output: Path, changes: Mapping[str, Any]) -> None:
+    manifest = {**read_manifest(Folder.of(str(output))), **changes}
+    (output / "manifest.json").write_bytes(manifest_bytes(manifest))

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from predecode.reader.ranges import open_ranges
 from predecode.reader.shard_index import ShardIndex
 from predecode.reader.split import MAX_FETCHED_BYTES, SplitIndex
-from predecode.reader.tables import map_file, read_verified
+from predecode.reader.tables import map_described, map_file
 from predecode.transforms.errors import FormatError, UsageError
 from predecode.transforms.manifest import read_manifest
 from predecode.transforms.storage import Folder
@@ -201,7 +201,7 @@ def read_all_of(output: Path, *, verify: bool = True) -> dict[str, dict[str, byt
     folder = Folder.of(str(output))
     manifest = read_manifest(folder)
     for name in manifest["files"]:
-        assert not verify or read_verified(folder, manifest, name) == (output / name).read_bytes()
+        assert not verify or bytes(map_described(folder, manifest, name)) == (output / name).read_bytes()
     return read_everything(SplitIndex(folder, manifest, "train", verify=verify), folder)
 
 
