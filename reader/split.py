@@ -6,7 +6,7 @@ import functools
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,8 @@ MAX_MAPPED_INDICES = 1 << 14
 
 MAX_FETCHED_BYTES = 256 << 20
 """Indices of far shards are held in memory up to this much: those of the shards used last."""
+
+_SIDES: tuple[Literal["left", "right"], ...] = ("left", "right")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +111,7 @@ class SplitIndex:
     def items_of(self, episode_index: int) -> range:
         """Numbers of the items of an episode; empty where the selection has none."""
         episode = self._of_chosen(self._segments.episode_index)
-        first, stop = (int(np.searchsorted(episode, episode_index, side=side)) for side in ("left", "right"))
+        first, stop = (int(np.searchsorted(episode, episode_index, side=side)) for side in _SIDES)
         return range(*(int(self._stop_item[place - 1]) if place else 0 for place in (first, stop)))
 
     def storage_order(self) -> StorageOrder:
@@ -143,6 +145,24 @@ class SplitIndex:
             episode=table.episode_index[segment],
             anchor_number=table.first_anchor[segment] + skipped,
         )
+
+    def find_sample(self, episode_index: int, first_anchor: int) -> tuple[int, int] | None:
+        """Number of the shard of a sample, and its row there; None where the split has no such sample.
+
+        Args:
+            episode_index: Of its episode, whether selected or not.
+            first_anchor: Number of its first anchor in the episode.
+        """
+        table = self._segments
+        first, stop = (int(np.searchsorted(table.episode_index, episode_index, side=side)) for side in _SIDES)
+        segment = first - 1 + int(np.searchsorted(table.first_anchor[first:stop], first_anchor, side="right"))
+        if segment < first:
+            return None
+        skipped = first_anchor - int(table.first_anchor[segment])
+        sample, within = divmod(skipped, table.anchors_per_sample)
+        if within or skipped >= table.anchors[segment]:
+            return None
+        return int(table.shard[segment]), int(table.first_sample[segment]) + sample
 
     def shard_index(self, shard: int) -> ShardIndex:
         """The index of a shard; opened, and checked, when it is asked for first.

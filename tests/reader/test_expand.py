@@ -23,6 +23,7 @@ from predecode.reader import expand_windows
 from predecode.transforms.errors import FormatError
 from tests.readback import read_items, read_samples
 from tests.reader.conftest import Materialized
+from tests.reader.damage import index_rows
 
 
 @pytest.fixture
@@ -88,7 +89,7 @@ def test_extensions_in_lower_case_are_found(output: Path, tmp_path: Path) -> Non
     renamed = {key.replace("observation.images.cam", "Cam"): value for key, value in tensors.items()}
     sample["data.safetensors"] = safetensors.numpy.save(renamed)
     write_manifest(tmp_path, manifest)
-    item = next(expand_windows(sample, root=str(tmp_path)))
+    item = next(expand_windows(sample, root=str(tmp_path), verify=False))
     assert isinstance(item["Cam"], torch.Tensor)
 
 
@@ -148,7 +149,7 @@ def with_tensor(sample: dict[str, Any], name: str, value: Any) -> dict[str, Any]
 def test_tensors_that_do_not_fit_are_refused(output: Path, name: str, value: Any, message: str) -> None:
     sample = with_tensor(first_sample(output), "observation.images.cam/index", np.zeros((7, 2), np.int32))
     with pytest.raises(FormatError, match=message) as caught:
-        list(expand_windows(with_tensor(sample, name, value)))
+        list(expand_windows(with_tensor(sample, name, value), verify=False))
     assert "sample 000001-000000" in str(caught.value)
 
 
@@ -170,6 +171,10 @@ def test_damaged_members_are_refused(output: Path, member: str, content: bytes |
     else:
         sample[member] = content
     with pytest.raises(FormatError, match=message):
+        list(expand_windows(sample, verify=False))
+    with pytest.raises(
+        FormatError, match="missing: " if content is None else rf"{member}: bytes \d+ to \d+ .* damaged"
+    ):
         list(expand_windows(sample))
 
 
@@ -178,7 +183,44 @@ def test_a_damaged_frame_is_named(output: Path) -> None:
     content = sample["observation.img.frames"]
     sample["observation.img.frames"] = b"\0" * 40 + content[40:]
     with pytest.raises(FormatError, match=r"observation\.img, frame 0 of the sample: Cannot decode"):
-        next(expand_windows(sample))
+        next(expand_windows(sample, verify=False))
+
+
+@pytest.mark.parametrize(("dataset", "golden", "anchors"), [("zoo_v30", "far", 7), ("zoo_v30", "single", 1)])
+def test_every_member_is_checked_before_an_item_is_given(
+    materialized: Materialized, dataset: str, golden: str, anchors: int
+) -> None:
+    output = materialized(dataset, golden, anchors)
+    for sample in pipeline_samples(output):
+        for member, content in sample.items():
+            if member.startswith("__"):
+                continue
+            damaged = sample | {member: content[:-1] + bytes([content[-1] ^ 1])}
+            with pytest.raises(FormatError, match=rf"{sample['__key__']}, {member}: bytes \d+ to \d+ of the shard"):
+                next(expand_windows(damaged))
+
+
+def pipeline_samples(output: Path) -> list[dict[str, Any]]:
+    tars = sorted(str(tar) for tar in (output / "train").glob("*.tar"))
+    return read_all(webdataset.WebDataset(tars, shardshuffle=False))
+
+
+@pytest.mark.parametrize("key", ["000001-000007", "000001-000001", "000001-000008", "000099-000000", "../x", "1-0", ""])
+def test_a_sample_under_another_key_is_refused(output: Path, key: str) -> None:
+    with pytest.raises(FormatError, match="damaged" if key == "000001-000007" else "the output has no such sample"):
+        next(expand_windows(first_sample(output) | {"__key__": key}))
+
+
+def test_a_tar_cut_short_between_two_samples_is_found(output: Path, tmp_path: Path) -> None:
+    """Those who read a tar in sequence take it for a whole one."""
+    copy = Path(shutil.copytree(output, tmp_path / "copy"))
+    tar = copy / "train/shard-00000.tar"
+    second = index_rows(copy, 0)[1]
+    stop = min(value for name, value in second.items() if name.endswith("/offset")) - 512
+    tar.write_bytes(tar.read_bytes()[:stop])
+    assert len(pipeline_samples(copy)) == len(pipeline_samples(output)) - len(index_rows(copy, 0)) + 1
+    with pytest.raises(FormatError, match=r"shard-00000\.tar: expected \d+ bytes, got"):
+        read_all(pipeline(copy))
 
 
 def test_items_do_not_share_memory(output: Path) -> None:
