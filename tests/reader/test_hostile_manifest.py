@@ -78,7 +78,9 @@ def feature(name: str, **spec: Any) -> Callable[[dict[str, Any]], dict[str, Any]
         (lambda _: {"splits": 1 << 100}, "lacks its plan or its splits"),
         (lambda _: {"splits": {"../../x": {}}}, "has no split 'train'. It has: "),
         (
-            lambda _: {"files": {"meta/info.json": {"size_bytes": 1 << 60, "sha256": ""}}},
+            lambda manifest: {
+                "files": manifest["files"] | {"train/shards.arrow": {"size_bytes": 1 << 60, "sha256": ""}}
+            },
             "expected 1152921504606846976",
         ),
     ],

@@ -71,7 +71,7 @@ def expanded_items(output: Path) -> Iterator[Arrays]:
     """What the project's own reader gives, as numpy arrays."""
     for tar in sorted((output / "train").glob("*.tar")):
         for members in read_samples(tar):
-            for item in expand_windows({**members, "__url__": str(tar)}):
+            for item in expand_windows({**members, "__key__": members["__key__"].decode(), "__url__": str(tar)}):
                 tensors = [value for value in item.values() if isinstance(value, torch.Tensor)]
                 assert all(tensor.is_contiguous() for tensor in tensors)
                 yield {key: value if isinstance(value, str) else value.numpy() for key, value in item.items()}
