@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 
+import grpc
+
 from predecode.transforms import errors
-from predecode.transforms.errors import PredecodeError
+from predecode.transforms.errors import JobError, PredecodeError
 
 # Beam ends the message of what a step raised with "[while running 'STEP']". A text may hold several tracebacks, of the
 # error's own causes and of the error before Beam added its part: the last is the one to believe.
@@ -14,11 +16,15 @@ _RAISED = re.compile(
     r"(?: \[while running '[^']*'\]|\n\n(?:During handling of|The above exception was)|\Z)",
     re.DOTALL,
 )
+_JAVA_STATE = re.compile(r"^Pipeline \S+ failed in state \w+: ")
+_NO_WORKER = re.compile(
+    r"Process died with exit code|Cannot run program|error=\d+, |Received exit code \d+ for command"
+)
+_WORKER_HINT = (
+    "A worker could not be started: --environment_type and --environment_config must say how, on every host; see "
+    "docs/runners.md."
+)
 _STEP = re.compile(r"(?P<message>[^\n]*(?:\n(?!\s*File )[^\n]*)*?) \[while running '(?P<step>[^']*)'\]")
-
-
-class JobError(PredecodeError, RuntimeError):
-    """The job failed for a reason that predecode does not know."""
 
 
 def find_cause(error: BaseException) -> PredecodeError:
@@ -36,15 +42,27 @@ def find_cause(error: BaseException) -> PredecodeError:
     if raised := list(_RAISED.finditer(text)):
         kind = getattr(errors, raised[-1]["name"], PredecodeError)
         return kind(raised[-1]["message"].strip())
-    lines = [line for line in text.strip().splitlines() if line.strip()]
-    last = _STEP.search(text)
-    message = last["message"].strip().splitlines()[-1] if last else (lines[-1] if lines else "")
-    if not isinstance(error, RuntimeError):
-        message = f"{type(error).__name__}: {message}"
+    message = _last_words(error)
+    hint = f" {_WORKER_HINT}" if _NO_WORKER.search(message) else ""
     return JobError(
-        f"The job failed: {message.rstrip('.')}. What is committed is kept: mend the cause and run the same command "
-        "again; --debug shows where it happened."
+        f"The job failed: {message.rstrip('.')}.{hint} What is committed is kept: mend the cause and run the same "
+        "command again; --debug shows where it happened."
     )
+
+
+def _last_words(error: BaseException) -> str:
+    """What a person needs of an error that is not predecode's own: one line, no trace, nothing of the runner's."""
+    if isinstance(error, grpc.FutureTimeoutError):
+        return "nobody answers at --job_endpoint"
+    if isinstance(error, grpc.RpcError):
+        return str(error.details())
+    text = str(error).strip()
+    step = _STEP.search(text)
+    lines = [line for line in (step["message"] if step else text).splitlines() if line.strip()]
+    last = _JAVA_STATE.sub("", lines[-1].strip()) if lines else ""
+    if isinstance(error, RuntimeError):
+        return last.removeprefix("RuntimeError: ")
+    return f"{type(error).__name__}: {last}"
 
 
 def _without_step(error: PredecodeError) -> PredecodeError:

@@ -28,14 +28,17 @@ class Materialize(beam.PTransform[Any, Any]):
         options: What to make of which source, and where to put it.
         num_threads: Threads that share the shards of a bundle, in a pipeline with one worker; None where the runner has
             workers of its own.
+        job_id: Given, errors that no retry can mend are recorded for the client that waits for the job.
     """
 
     options: MaterializeOptions
     num_threads: int | None = None
+    job_id: str = ""
 
     def expand(self, begin: beam.pvalue.PBegin) -> beam.PCollection[dict[str, Any]]:
         """Nothing in; one manifest out, when all of it is committed."""
-        recipe = begin | "Options" >> beam.Create([_absolute(self.options)]) | "OpenSource" >> beam.Map(open_recipe)
+        options = begin | "Options" >> beam.Create([_absolute(self.options)])
+        recipe = options | "OpenSource" >> beam.Map(open_recipe, self.job_id)
         found = (
             # (episode_index, FrameRun) and (episode_index, EpisodeMetadata)
             (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+import uuid
 from collections.abc import Sequence
 
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -12,11 +13,13 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from predecode.pipeline.failures import find_cause
 from predecode.pipeline.graph import Materialize
 from predecode.pipeline.progress import Progress
+from predecode.pipeline.remote_job import wait_for_job
 from predecode.pipeline.runner import local_pipeline, local_threads, pipeline_options, runs_here
 from predecode.pipeline.summary import Summary, summarize
 from predecode.transforms.features import Kind
 from predecode.transforms.manifest import read_manifest
 from predecode.transforms.options import MaterializeOptions
+from predecode.transforms.plan_file import read_plan, refuse_foreign
 from predecode.transforms.recipe import open_recipe
 from predecode.transforms.storage import Folder
 from predecode.transforms.video import check_decoder
@@ -47,13 +50,7 @@ def materialize(
     if runs_here(settings) and any(camera.kind is Kind.VIDEO for camera in recipe.cameras):
         check_decoder()
     with Progress(recipe.output) if show_progress else contextlib.nullcontext():
-        try:
-            num_threads = local_threads(settings)
-            pipeline = local_pipeline(settings)
-            _ = pipeline | "Materialize" >> Materialize(options=options, num_threads=num_threads)
-            pipeline.run().wait_until_finish()
-        except Exception as error:
-            raise find_cause(error) from error
+        _run(options, settings, recipe.output)
     source = Folder.of(options.source, json.loads(options.storage_options_json))
     return summarize(
         read_manifest(recipe.output),
@@ -61,3 +58,21 @@ def materialize(
         source_bytes=source.total_bytes(),
         seconds=time.monotonic() - started,
     )
+
+
+def _run(options: MaterializeOptions, settings: PipelineOptions, output: Folder) -> None:
+    """Runs the job to its end."""
+    job_id = "" if runs_here(settings) else uuid.uuid4().hex
+    if job_id and read_plan(output) is None:
+        refuse_foreign(output)  # Before a worker leaves anything in it.
+    try:
+        num_threads = local_threads(settings)
+        pipeline = local_pipeline(settings)
+        _ = pipeline | "Materialize" >> Materialize(options=options, num_threads=num_threads, job_id=job_id)
+        result = pipeline.run()
+        if job_id:
+            wait_for_job(result, output, job_id)
+        else:
+            result.wait_until_finish()
+    except Exception as error:
+        raise find_cause(error) from error

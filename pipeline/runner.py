@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, PortableOptions, StandardOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from predecode.transforms.errors import UsageError
 
 LOCAL_RUNNER = "FnApiRunner"
+WORKER_BOOT = Path(sys.executable).with_name("predecode-worker-boot")
 _IN_PROCESS = (LOCAL_RUNNER, "DirectRunner")
 _THREADS, _IN_MEMORY = "multi_threading", "in_memory"
 
@@ -43,7 +47,27 @@ def pipeline_options(flags: Sequence[str] | None = None) -> PipelineOptions:
             direct.direct_running_mode = _THREADS
         if not _says(flags, "direct_num_workers"):
             direct.direct_num_workers = os.cpu_count() or 1
+    _complete_environment(options.view_as(PortableOptions))
     return options
+
+
+def _complete_environment(options: PortableOptions) -> None:
+    """Workers that are processes are started by this environment's own command, unless another is named.
+
+    Raises:
+        UsageError: `--environment_config` is no JSON.
+    """
+    if options.environment_type != "PROCESS":
+        return
+    if not options.environment_config and not options.environment_options:
+        options.environment_config = json.dumps({"command": str(WORKER_BOOT)})
+    try:
+        json.loads(options.environment_config or "{}")
+    except ValueError as error:
+        raise UsageError(
+            f'--environment_config: expected JSON such as {{"command": "{WORKER_BOOT}"}}, got '
+            f"{options.environment_config!r:.200}: {error}."
+        ) from None
 
 
 def local_pipeline(options: PipelineOptions) -> beam.Pipeline:

@@ -9,7 +9,7 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.metrics import Metrics
 
-from predecode.transforms.episodes import Episode, EpisodeMetadata, FrameRun, Quarantine
+from predecode.transforms.episodes import UNREADABLE, Episode, EpisodeMetadata, FrameRun, Quarantine
 from predecode.transforms.windows import count_anchors
 
 QUARANTINE = "quarantine"
@@ -40,7 +40,7 @@ def assemble_episode(index: int, parts: Iterable[FrameRun | EpisodeMetadata]) ->
         or _order_problem(runs)
     )
     if problem:
-        return f"Episode {index}: {problem}"
+        return f"Episode {index}: {problem}" if index != UNREADABLE else problem
     num_frames = sum(run.num_frames for run in runs)
     return Episode(index, num_frames, entries[0].tasks, tuple(runs), entries[0].videos)
 

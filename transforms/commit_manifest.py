@@ -13,6 +13,7 @@ import apache_beam as beam
 from predecode.transforms.commits import describe_lost
 from predecode.transforms.episodes import Episode, Quarantine
 from predecode.transforms.errors import DataError, FidelityError, OutputError
+from predecode.transforms.failure_record import ends_quietly
 from predecode.transforms.fidelity import CameraMeter
 from predecode.transforms.format import (
     CARD_FILE,
@@ -251,6 +252,7 @@ def _remove_strays(recipe: Recipe, layout: Layout, files: Mapping[str, Any]) -> 
 
 
 class _CommitManifest(beam.DoFn):
+    @ends_quietly
     def process(
         self,
         _: int,
@@ -292,7 +294,7 @@ class CommitManifest(beam.PTransform[Any, Any]):
             >> beam.ParDo(
                 _CommitManifest(),
                 beam.pvalue.AsSingleton(self.recipe),
-                beam.pvalue.AsSingleton(self.layout),
+                beam.pvalue.AsSingleton(self.layout, default_value=None),
                 beam.pvalue.AsIter(commits),
                 beam.pvalue.AsIter(episodes),
                 beam.pvalue.AsIter(self.quarantine),

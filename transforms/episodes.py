@@ -9,6 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+UNREADABLE = -(1 << 63)
+"""Stands where an episode_index would, for a file of the source that cannot be read, and so ends the job."""
+
 
 @dataclass(frozen=True, slots=True)
 class FrameRun:

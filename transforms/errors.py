@@ -6,9 +6,14 @@ The concrete classes also derive from the built-in error that callers would expe
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 
 class PredecodeError(Exception):
     """Base of every error that predecode raises on purpose."""
+
+    retry_helps: ClassVar[bool] = False
+    """Whether the same step, run again, may succeed, so that an engine should try."""
 
 
 class UsageError(PredecodeError, ValueError):
@@ -37,9 +42,17 @@ class FidelityError(PredecodeError, ValueError):
 class OutputError(PredecodeError, OSError):
     """The output cannot be written, or is not what this job may write to."""
 
+    retry_helps: ClassVar[bool] = True
+
 
 class PlanMismatchError(OutputError):
     """The output holds the shards of another plan."""
+
+    retry_helps: ClassVar[bool] = False
+
+
+class JobError(PredecodeError, RuntimeError):
+    """The job failed for a reason that predecode does not know."""
 
 
 class FormatError(PredecodeError, ValueError):

@@ -17,6 +17,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 from predecode.transforms.commits import CommitRecord, describe_lost, read_commit
 from predecode.transforms.episodes import Quarantine
 from predecode.transforms.errors import DataError, with_remedy
+from predecode.transforms.failure_record import ends_quietly
 from predecode.transforms.fidelity import FrameMeter
 from predecode.transforms.format import DATA_MEMBER, FRAMES_EXTENSION, JSON_MEMBER, commit_file, index_file, tar_file
 from predecode.transforms.images import image_codec
@@ -167,6 +168,7 @@ class _MaterializeShard(beam.DoFn):
         self._worker = _ShardWorker()
         self._checked_plan = ""
 
+    @ends_quietly
     def process(self, plan: ShardPlan, recipe: Recipe, layout: Layout) -> Iterator[ShardCommit]:
         """One plan in, its commit out."""
         if self._checked_plan != layout.plan_digest:
@@ -238,5 +240,7 @@ class MaterializeShards(beam.PTransform[Any, Any]):
         """Plans in, commits out; nothing heavier than these crosses an edge."""
         step = _MaterializeShardsInThreads(self.num_threads) if self.num_threads else _MaterializeShard()
         return plans | "MaterializeShard" >> beam.ParDo(
-            step, beam.pvalue.AsSingleton(self.recipe), beam.pvalue.AsSingleton(self.layout)
+            step,
+            beam.pvalue.AsSingleton(self.recipe),
+            beam.pvalue.AsSingleton(self.layout, default_value=None),
         ).with_output_types(ShardCommit)

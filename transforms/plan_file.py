@@ -32,7 +32,7 @@ def publish_plan(output: Folder, plan: Mapping[str, Any], *, overwrite: bool) ->
     content = {**plan, "digest": digest(plan)}
     existing = read_plan(output)
     if existing is None:
-        _refuse_foreign(output)
+        refuse_foreign(output)
     elif existing == content:
         return str(content["digest"])
     elif not overwrite:
@@ -121,7 +121,12 @@ def _describe_mismatch(output: Folder, existing: Mapping[str, Any], content: Map
     )
 
 
-def _refuse_foreign(output: Folder) -> None:
+def refuse_foreign(output: Folder) -> None:
+    """Refuses a folder without a plan that holds something else.
+
+    Raises:
+        OutputError: it does, or it is a file.
+    """
     if output.size("") is not None:
         raise OutputError(f"{output} is a file, expected a folder to write to. Choose another output.")
     foreign = [name for name in output.names() if TEMPORARY_MARK not in name]

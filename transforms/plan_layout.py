@@ -9,8 +9,9 @@ from typing import Any
 import apache_beam as beam
 
 from predecode.transforms.commits import describe_lost
-from predecode.transforms.episodes import Quarantine
-from predecode.transforms.errors import DataError, UsageError
+from predecode.transforms.episodes import UNREADABLE, Quarantine
+from predecode.transforms.errors import DataError, SourceError, UsageError
+from predecode.transforms.failure_record import ends_quietly
 from predecode.transforms.format import FORMAT_VERSION, SPLITS
 from predecode.transforms.layout import DEFAULT_MIN_SHARDS, Group, Layout, find_missing, plan_groups
 from predecode.transforms.options import is_selected, parse_episodes
@@ -143,6 +144,7 @@ def _find_gaps(selection: str | None, indices: Sequence[int]) -> list[Quarantine
 
 
 class _PlanLayout(beam.DoFn):
+    @ends_quietly
     def process(
         self,
         probe: Probe,
@@ -151,7 +153,10 @@ class _PlanLayout(beam.DoFn):
         bad: Iterable[Quarantine],
     ) -> Iterator[Layout]:
         """One probe in, one layout out; plan.json is written on the way."""
-        ordered = sorted(sizes)
+        ordered, bad = sorted(sizes), list(bad)
+        for part in bad:
+            if part.episode_index == UNREADABLE:
+                raise SourceError(part.reason)
         layout = plan_layout(recipe, probe, ordered, sorted(bad, key=lambda part: part.episode_index))
         plan = plan_content(recipe, probe, layout, ordered)
         yield layout.with_digest(publish_plan(recipe.output, plan, overwrite=recipe.options.overwrite))

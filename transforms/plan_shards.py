@@ -11,6 +11,7 @@ from apache_beam.metrics import Metrics
 
 from predecode.transforms.episodes import Episode
 from predecode.transforms.errors import OutputError
+from predecode.transforms.failure_record import ends_quietly
 from predecode.transforms.format import FORMAT_VERSION
 from predecode.transforms.layout import Layout
 from predecode.transforms.probe import Probe
@@ -39,14 +40,16 @@ def shard_content(recipe: Recipe, probe: Probe, layout: Layout) -> dict[str, Any
 
 
 class _AssignGroup(beam.DoFn):
-    def process(self, episode: Episode, recipe: Recipe, layout: Layout) -> Iterator[tuple[GroupKey, Episode]]:
+    def process(self, episode: Episode, recipe: Recipe, layout: Layout | None) -> Iterator[tuple[GroupKey, Episode]]:
         """Keys an episode with its group; one without anchors belongs to none."""
-        if layout.rule.count_anchors(episode.num_frames):
+        # There is no layout where a step has ended the job: see failure_record.py.
+        if layout is not None and layout.rule.count_anchors(episode.num_frames):
             split = recipe.split_of(episode.index)
             yield (split, layout.group_of(split, episode.index)), episode
 
 
 class _PlanGroup(beam.DoFn):
+    @ends_quietly
     def process(
         self, element: tuple[GroupKey, Iterable[Episode]], recipe: Recipe, probe: Probe, layout: Layout
     ) -> Iterator[ShardPlan]:
@@ -95,7 +98,8 @@ class PlanShards(beam.PTransform[Any, Any]):
 
     def expand(self, episodes: beam.PCollection[Episode]) -> beam.PCollection[ShardPlan]:
         """Episodes in, shard plans out, spread over the workers."""
-        recipe, probe, layout = map(beam.pvalue.AsSingleton, (self.recipe, self.probe, self.layout))
+        recipe = beam.pvalue.AsSingleton(self.recipe)
+        probe, layout = (beam.pvalue.AsSingleton(side, default_value=None) for side in (self.probe, self.layout))
         return (
             episodes
             | "AssignGroup" >> beam.ParDo(_AssignGroup(), recipe, layout).with_output_types(tuple[GroupKey, Episode])

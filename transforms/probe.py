@@ -13,6 +13,7 @@ import numpy as np
 
 from predecode.transforms.episodes import Episode
 from predecode.transforms.errors import DataError, with_remedy
+from predecode.transforms.failure_record import ends_quietly
 from predecode.transforms.features import Feature, Kind
 from predecode.transforms.format import TAR_BLOCK_BYTES, TAR_HEADER_BYTES
 from predecode.transforms.images import image_codec, library_versions
@@ -151,6 +152,7 @@ def row_bytes_per_anchor(recipe: Recipe, anchors_per_sample: int) -> int:
 
 
 class _Probe(beam.DoFn):
+    @ends_quietly
     def process(self, episodes: Sequence[Episode], recipe: Recipe) -> Iterator[Probe]:
         """One list of the first episodes in, one probe out."""
         with recipe.source.reader(tolerance_s=recipe.options.tolerance_s) as reader:

@@ -9,7 +9,8 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.metrics import Metrics
 
-from predecode.transforms.episodes import EpisodeMetadata, FrameRun
+from predecode.transforms.episodes import UNREADABLE, EpisodeMetadata, FrameRun
+from predecode.transforms.errors import SourceError
 from predecode.transforms.options import is_selected, parse_episodes
 from predecode.transforms.recipe import Recipe
 
@@ -51,7 +52,7 @@ class ReadFrameRuns(beam.PTransform[Any, Any]):
             recipe
             | "ListDataFiles" >> beam.FlatMap(_data_files)
             | "SpreadDataFiles" >> beam.Reshuffle()
-            | "ReadRuns" >> beam.FlatMap(read_frame_runs, beam.pvalue.AsSingleton(self.recipe))
+            | "ReadRuns" >> beam.FlatMap(_read_runs, beam.pvalue.AsSingleton(self.recipe))
         )
 
 
@@ -71,7 +72,7 @@ class ReadEpisodeMetadata(beam.PTransform[Any, Any]):
             recipe
             | "ListMetadataFiles" >> beam.FlatMap(_metadata_files)
             | "SpreadMetadataFiles" >> beam.Reshuffle()
-            | "ReadEntries" >> beam.FlatMap(read_episode_metadata, beam.pvalue.AsSingleton(self.recipe))
+            | "ReadEntries" >> beam.FlatMap(_read_entries, beam.pvalue.AsSingleton(self.recipe))
         )
 
 
@@ -81,3 +82,21 @@ def _data_files(recipe: Recipe) -> Iterator[str]:
 
 def _metadata_files(recipe: Recipe) -> Iterator[str]:
     return recipe.source.metadata_files()
+
+
+def _read_runs(path: str, recipe: Recipe) -> Iterator[tuple[int, FrameRun | EpisodeMetadata]]:
+    yield from _or_unreadable(read_frame_runs(path, recipe), recipe)
+
+
+def _read_entries(path: str, recipe: Recipe) -> Iterator[tuple[int, FrameRun | EpisodeMetadata]]:
+    yield from _or_unreadable(read_episode_metadata(path, recipe), recipe)
+
+
+def _or_unreadable(found: Iterator[tuple[int, Any]], recipe: Recipe) -> Iterator[tuple[int, Any]]:
+    """In a job that runs elsewhere the error travels on, to where such jobs end: `PlanLayout`."""
+    try:
+        yield from found
+    except SourceError as error:
+        if not recipe.job_id:
+            raise
+        yield UNREADABLE, EpisodeMetadata(0, (), (), problem=str(error))

@@ -27,11 +27,13 @@ class Recipe:
         options: As asked for.
         source: The opened dataset.
         deltas: Per windowed feature its offsets in frames, in the order asked for, which is the order of the masks.
+        job_id: Names the job that runs elsewhere, in what its workers record for the client; "" where it runs here.
     """
 
     options: MaterializeOptions
     source: Source
     deltas: dict[str, tuple[int, ...]]
+    job_id: str = ""
 
     @property
     def output(self) -> Folder:
@@ -108,8 +110,12 @@ class Recipe:
         }
 
 
-def open_recipe(options: MaterializeOptions) -> Recipe:
+def open_recipe(options: MaterializeOptions, job_id: str = "") -> Recipe:
     """Opens the source and resolves the options against it.
+
+    Args:
+        options: As asked for.
+        job_id: Of a job that runs elsewhere.
 
     Raises:
         SourceError: the source cannot be used.
@@ -129,4 +135,4 @@ def open_recipe(options: MaterializeOptions) -> Recipe:
             f"The string feature {name!r} has the name of a field of every sample. Leave it out: "
             f"--exclude-features {name}."
         )
-    return Recipe(options, source, deltas)
+    return Recipe(options, source, deltas, job_id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -11,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from apache_beam.options.pipeline_options import DirectOptions
+from apache_beam.options.pipeline_options import DirectOptions, PortableOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.transforms.environments import Environment, ProcessEnvironment
 
 from predecode.pipeline.runner import local_pipeline, local_threads, pipeline_options
 from predecode.transforms import materialize_shards, plan_shards, shards
-from predecode.transforms.errors import OutputError
+from predecode.transforms.errors import JobError, OutputError, UsageError
 from predecode.transforms.shards import ShardPlan
 from tests.pipeline.running import run
 
@@ -75,6 +77,39 @@ def test_after_a_failure_no_further_shard_is_begun(
     with pytest.raises(OutputError, match=r"^Shard \d+ cannot be written\.$"):
         run(data_dir / "pusht_images_v30", tmp_path / "out", flags=["--direct_num_workers=1"], **NUMBERS)
     assert len(begun) < 16
+
+
+@pytest.mark.parametrize(
+    ("flags", "command"),
+    [
+        ([], Path(sys.executable).with_name("predecode-worker-boot")),
+        (['--environment_config={"command": "/mine"}'], Path("/mine")),
+    ],
+)
+def test_worker_processes_are_started_by_this_environment_unless_told_otherwise(
+    flags: list[str], command: Path
+) -> None:
+    options = pipeline_options(["--runner=PortableRunner", "--environment_type=PROCESS", *flags])
+    environment = Environment.from_options(options.view_as(PortableOptions))
+    assert isinstance(environment, ProcessEnvironment)
+    assert environment.command == str(command)
+
+
+def test_an_environment_that_is_no_json() -> None:
+    with pytest.raises(UsageError, match="--environment_config: expected JSON such as"):
+        pipeline_options(["--runner=PortableRunner", "--environment_type=PROCESS", "--environment_config={"])
+
+
+def test_a_job_for_elsewhere_is_not_sent_where_it_would_write_over_others_files(data_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "holiday.jpg").write_text("mine")
+    with pytest.raises(OutputError, match=r"is not empty and holds no plan\.json"):
+        run(data_dir / "zoo_v30", tmp_path, flags=["--runner=PortableRunner", "--job_endpoint=localhost:1"])
+
+
+def test_nobody_answers(data_dir: Path, tmp_path: Path) -> None:
+    flags = ["--runner=PortableRunner", "--job_endpoint=localhost:1", "--job_server_timeout=1"]
+    with pytest.raises(JobError, match="nobody answers at --job_endpoint"):
+        run(data_dir / "zoo_v30", tmp_path / "out", flags=flags)
 
 
 def test_a_lost_shard_plan_is_an_error(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
