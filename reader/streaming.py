@@ -207,6 +207,9 @@ class StreamingWindowDataset(IterableDataset[dict[str, Any]]):
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """This worker's part of the next epoch, or of what is left of one.
 
+        The pass counts from here on, also if nothing is taken of it: torchdata takes nothing where it knows that a part
+        had ended before the stop.
+
         Raises:
             FormatError: what is read is not what was written, and is not to be skipped, or too much of it.
             OSError: storage fails.
@@ -216,15 +219,18 @@ class StreamingWindowDataset(IterableDataset[dict[str, Any]]):
         self._progress[worker] = torch.tensor([epoch + 1, 0])
         self._reached = (epoch, taken)
         self._skipping.begin(epoch, worker=worker)
-        size = len(self._windows)
-        order: Order = Permutation(size, seed=self.seed, epoch=epoch) if self.shuffle else Identity(size)
         deal = Deal(
-            num_items=size,
+            num_items=len(self._windows),
             batch_size=1,
             rank=worker * self._world_size + self._rank,
             world_size=num_workers * self._world_size,
             tail=self.tail,
         )
+        return self._part(epoch, taken, deal)
+
+    def _part(self, epoch: int, taken: int, deal: Deal) -> Iterator[dict[str, Any]]:
+        size = len(self._windows)
+        order: Order = Permutation(size, seed=self.seed, epoch=epoch) if self.shuffle else Identity(size)
         for first in range(taken, deal.num_batches(), _FETCHED_AT_ONCE):
             stop = min(first + _FETCHED_AT_ONCE, deal.num_batches())
             positions = np.array([deal.batch(step)[0] for step in range(first, stop)], np.int64)
