@@ -11,6 +11,7 @@ from predecode.reader.ranges import RangeReader
 from predecode.reader.sample_rows import SampleRows
 from predecode.reader.shard_index import ShardIndex
 from predecode.reader.split import SplitIndex
+from predecode.transforms.errors import FormatError
 from predecode.transforms.format import DATA_MEMBER, JSON_MEMBER
 from predecode.transforms.images import image_codec
 
@@ -59,14 +60,22 @@ class FoundWindow:
             OSError: storage fails.
         """
         item_format = self.rows.item_format
-        member, codec = item_format.camera_member(camera), image_codec(item_format.image_codec)
+        member = item_format.camera_member(camera)
         if not item_format.has_runs:
-            return [codec.decode(_read_member(self.reader, self.index, self.row, member))]
+            return [self._decode(camera, _read_member(self.reader, self.index, self.row, member))]
         places = self.rows.frame_index(camera)[self.anchor][slots].tolist()
         parts = self.reader.read_ranges(self.index.frame_ranges(self.row, member, places))
         for place, part in zip(places, parts, strict=True):
             self.index.check_frame(part, self.row, member, place)
-        return [codec.decode(part) for part in parts]
+        return [self._decode(camera, part) for part in parts]
+
+    def _decode(self, camera: str, content: bytes | memoryview) -> NDArray[np.uint8]:
+        item_format = self.rows.item_format
+        (shape,) = (feature.shape for feature in item_format.cameras if feature.name == camera)
+        try:
+            return image_codec(item_format.image_codec).decode(content, np.empty(shape, np.uint8))
+        except FormatError as error:
+            raise FormatError(f"{self.rows.where}, {camera}: {error}") from error
 
 
 def find_window(split: SplitIndex, reader: RangeReader, item: int) -> FoundWindow:

@@ -14,7 +14,7 @@ from predecode.reader.item_format import ItemFormat, StoredFeature
 from predecode.reader.lookup import FoundWindow, find_window
 from predecode.reader.ranges import RangeReader, open_ranges
 from predecode.reader.split import SplitIndex
-from predecode.transforms.errors import OutputError, UsageError
+from predecode.transforms.errors import FormatError, OutputError, UsageError
 from predecode.transforms.hashing import fraction, order_key
 from predecode.transforms.manifest import read_manifest
 from predecode.transforms.storage import Folder
@@ -58,6 +58,8 @@ def draw_preview(
     manifest = read_manifest(folder)
     item_format = ItemFormat.of(manifest)
     index, reader = SplitIndex(folder, manifest, split), open_ranges(folder)
+    if not index.num_items:
+        raise FormatError(f"{folder}: split {split!r} has no windows to draw.")
     blocks = [_block(index, reader, item) for item in choose_items(index, num_windows)]
     reader.close()
     num_anchors, num_episodes = (manifest["splits"][split][key] for key in ("anchors", "episodes"))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import resource
+import tarfile
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,11 +13,14 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+import webdataset
 
-from predecode.reader import WindowDataset, WindowLoader
+from predecode.reader import WindowDataset, WindowLoader, expand_windows
+from predecode.reader import expand as expand_module
 from predecode.transforms.errors import FormatError
 from predecode.transforms.manifest import manifest_bytes, read_manifest
 from predecode.transforms.storage import Folder
+from tests.reader.fuzzing import fingerprint
 
 BYTES_AT_MOST = 1 << 30
 
@@ -89,3 +95,20 @@ def refused(output: Path, message: str) -> None:
 def put_manifest(output: Path, changes: Mapping[str, Any]) -> None:
     manifest = {**read_manifest(Folder.of(str(output))), **changes}
     (output / "manifest.json").write_bytes(manifest_bytes(manifest))
+
+
+def expanded(output: Path, *, forget: bool = True) -> list[str] | None:
+    """The windows of a plain pipeline; None where it, or webdataset itself, refuses the tars."""
+    if forget:
+        expand_module._open_splits.cache_clear()
+        expand_module._read_format.cache_clear()
+    tars = sorted(str(tar) for tar in (output / "train").glob("*.tar"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # webdataset leaves tars to the collector.
+        try:
+            samples = webdataset.WebDataset(tars, shardshuffle=False, empty_check=False)
+            found = [fingerprint(item) for sample in samples for item in expand_windows(sample)]
+        except (FormatError, tarfile.TarError, ValueError):
+            found = None
+        gc.collect()
+    return found

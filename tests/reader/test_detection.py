@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import gc
 import re
 import shutil
 import tarfile
-import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
-import webdataset
 
 from predecode.pipeline import MaterializeOptions, materialize
-from predecode.reader import StreamingWindowDataset, WindowDataset, WindowLoader, expand_windows
-from predecode.reader import expand as expand_module
+from predecode.reader import StreamingWindowDataset, WindowDataset, WindowLoader
 from predecode.reader.inspection import inspect_output
 from predecode.transforms.errors import FormatError, PredecodeError
-from tests.reader.damage import index_rows, replaced, unreadable
+from tests.reader.damage import expanded, index_rows, replaced, unreadable
 from tests.reader.fuzzing import fingerprint
 
 SHARD_FILES = (".tar", ".index.arrow", ".json")
@@ -59,22 +55,6 @@ def windows_of(output: Path, shard: int) -> list[int]:
     dataset = WindowDataset(str(output))
     located = dataset._index.locate(np.arange(len(dataset)))
     return [int(number) for number in np.flatnonzero(located.shard == shard)]
-
-
-def expanded(output: Path) -> list[str] | None:
-    """The items of a plain pipeline; None where it, or webdataset itself, refuses the tars."""
-    expand_module._open_splits.cache_clear()
-    expand_module._read_format.cache_clear()
-    tars = sorted(str(tar) for tar in (output / "train").glob("*.tar"))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)  # webdataset leaves tars to the collector.
-        try:
-            samples = webdataset.WebDataset(tars, shardshuffle=False, empty_check=False)
-            found = [fingerprint(item) for sample in samples for item in expand_windows(sample)]
-        except (FormatError, tarfile.TarError, ValueError):
-            found = None
-        gc.collect()
-    return found
 
 
 def test_one_bit_in_any_member_is_found_by_its_windows_and_no_others(output: Path, expected: list[str]) -> None:

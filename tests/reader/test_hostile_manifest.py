@@ -8,18 +8,20 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
-from predecode.reader import WindowDataset, expand_windows
+from predecode.reader import StreamingWindowDataset, WindowDataset, WindowLoader, expand_windows
 from predecode.reader.inspection import inspect_output
 from predecode.reader.item_format import ItemFormat
+from predecode.reader.preview import draw_preview
 from predecode.transforms.errors import FormatError
 from predecode.transforms.manifest import read_manifest
 from predecode.transforms.storage import Folder
 from tests.readback import read_samples
 from tests.reader.conftest import Materialized
 from tests.reader.damage import put_manifest, refused
-from tests.reader.mutations import seal, seal_plan
+from tests.reader.mutations import seal, seal_plan, table_bytes
 
 CAMERA = "observation.images.cam"
 
@@ -148,3 +150,21 @@ def test_inspection_neither_fails_nor_steers_the_terminal(runs: Path) -> None:
         put_manifest(runs, {"splits": {"train": train}})
         with pytest.raises(FormatError, match="lacks something"):
             inspect_output(str(runs))
+
+
+def test_a_split_without_windows_is_an_empty_one(runs: Path, tmp_path: Path) -> None:
+    for name in ("order", "shards"):
+        path = runs / f"train/{name}.arrow"
+        path.write_bytes(table_bytes(pa.ipc.open_file(path.read_bytes()).read_all().slice(0, 0)))
+    train = dict.fromkeys(("anchors", "episodes", "samples", "shards", "tar_bytes", "anchors_quarantined"), 0)
+    put_manifest(runs, {"splits": {"train": train}})
+    seal(runs)
+    dataset = WindowDataset(str(runs))
+    assert len(dataset) == len(list(dataset)) == 0
+    orders: tuple[Any, ...] = (True, False, "windowed")
+    for shuffle in orders:
+        assert list(WindowLoader(dataset, 4, shuffle=shuffle)) == []
+    assert list(StreamingWindowDataset("name", str(runs))) == []
+    assert "0 windows" in str(inspect_output(str(runs)))
+    with pytest.raises(FormatError, match="'train' has no windows"):
+        draw_preview(str(runs), str(tmp_path / "preview.png"))
