@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 from collections.abc import Callable
@@ -82,7 +83,7 @@ def what_they_get(readers: list[Callable[[], list[str]]]) -> list[list[str] | No
 def watched(monkeypatch: pytest.MonkeyPatch, look: Callable[[], None]) -> None:
     """Looks whenever a job has published or removed a file."""
     lock = threading.Lock()
-    replace, remove = storage.os.replace, storage.Folder.remove
+    replace, remove = os.replace, storage.Folder.remove
 
     def watched_replace(source: Any, target: Any) -> None:
         with lock:
@@ -94,7 +95,7 @@ def watched(monkeypatch: pytest.MonkeyPatch, look: Callable[[], None]) -> None:
             remove(folder, name)
             look()
 
-    monkeypatch.setattr(storage.os, "replace", watched_replace)
+    monkeypatch.setattr(os, "replace", watched_replace)
     monkeypatch.setattr(storage.Folder, "remove", watched_remove)
 
 
