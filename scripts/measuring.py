@@ -68,7 +68,7 @@ def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
     cells = [list(rows[0]), *([_text(value) for value in row.values()] for row in rows)]
     widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
     for number, line in enumerate(cells):
-        print("| " + " | ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) + " |")
+        print("| " + " | ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) + " |", flush=True)
         if not number:
             print("|" + "|".join("-" * (width + 1) + ":" for width in widths) + "|")
 
