@@ -9,6 +9,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from predecode.transforms.errors import FormatError
+
+COLUMNS = ("episode_index", "length", "dataset_from_index", "dataset_to_index", "tasks")
+
+MAX_COLUMN = 1 << 24
+"""Numbers of episodes below this make columns: far more than datasets have."""
+
 
 class EpisodeTable:
     """Episodes by number: `episodes[7]` is a row, `episodes["length"]` has a value for each number from 0.
@@ -44,13 +51,19 @@ class EpisodeTable:
         Raises:
             KeyError: there is no such column.
             IndexError: the number is beyond the highest.
+            FormatError: the highest number is so high that a column is out of the question.
         """
         if isinstance(key, str):
-            return self._columns(np.arange(len(self)))[key]
+            if len(self) > MAX_COLUMN:
+                raise FormatError(
+                    f"Expected numbers of episodes below {MAX_COLUMN}, got {len(self) - 1}: a column has a value for "
+                    "each number from 0. Ask for the rows of single episodes."
+                )
+            return self._values(key, np.arange(len(self)))
         number = operator.index(key)
         if not -len(self) <= number < len(self):
             raise IndexError(f"Expected the number of an episode, below {len(self)}, got {number}.")
-        return {name: values[0] for name, values in self._columns(np.array([number % len(self)])).items()}
+        return {name: self._values(name, np.array([number % len(self)]))[0] for name in COLUMNS}
 
     @property
     def num_episodes(self) -> int:
@@ -62,15 +75,17 @@ class EpisodeTable:
         """Items of all of them."""
         return int(self._first_items[-1])
 
-    def _columns(self, numbers: NDArray[np.int64]) -> dict[str, list[Any]]:
-        place = np.searchsorted(self._numbers, numbers)
-        there = np.isin(numbers, self._numbers)
+    def _values(self, column: str, numbers: NDArray[np.int64]) -> list[Any]:
+        if column not in COLUMNS:
+            raise KeyError(f"Expected one of {', '.join(COLUMNS)}, got {column!r}.")
+        place, there = np.searchsorted(self._numbers, numbers), np.isin(numbers, self._numbers)
+        if column == "tasks":
+            return [self._tasks[row].as_py() if known else [] for row, known in zip(place.tolist(), there, strict=True)]
         first, length = self._first_items[place], np.where(there, self._lengths[place], 0)
-        tasks = [self._tasks[row].as_py() if known else [] for row, known in zip(place.tolist(), there, strict=True)]
-        return {
-            "episode_index": numbers.tolist(),
-            "length": length.tolist(),
-            "dataset_from_index": first.tolist(),
-            "dataset_to_index": (first + length).tolist(),
-            "tasks": tasks,
+        values = {
+            "episode_index": numbers,
+            "length": length,
+            "dataset_from_index": first,
+            "dataset_to_index": first + length,
         }
+        return values[column].tolist()

@@ -8,11 +8,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from torch.utils.data import DataLoader, default_collate
 
 from predecode.reader import WindowDataset
+from predecode.reader.episode_table import EpisodeTable
 from predecode.transforms.errors import FormatError, UsageError
 from tests.reader.conftest import Materialized
 
@@ -73,8 +75,12 @@ def test_metadata_counts_the_selections_own_items(output: str, whole: WindowData
     assert episodes[0]["tasks"] == []
     with pytest.raises(IndexError, match="below 5, got 5"):
         episodes[5]
-    with pytest.raises(KeyError, match="frames"):
+    with pytest.raises(KeyError, match="got 'frames'"):
         episodes["frames"]
+    far = EpisodeTable(pa.table({"episode_index": [1, 1 << 40], "length": [5, 2], "tasks": [["push"], ["pull"]]}))
+    assert (far[1 << 40]["dataset_from_index"], far[1 << 39]["length"]) == (5, 0)
+    with pytest.raises(FormatError, match="got 1099511627776"):
+        far["length"]
     assert chosen.absolute_to_relative_idx is None
 
 

@@ -37,7 +37,7 @@ def run_lerobot(tmp_path_factory: pytest.TempPathFactory, lerobot_python: Path) 
         "HF_HUB_OFFLINE": "1",
         "HF_HOME": str(folder / "huggingface"),
         "WANDB_MODE": "disabled",
-        "OMP_NUM_THREADS": "2",
+        "OMP_NUM_THREADS": "1",  # Tests run side by side, and threads that wait for one another cost much.
     }
 
     def run_command(*arguments: Any, command: str = "python", cwd: Path, timeout_s: float = 300) -> str:

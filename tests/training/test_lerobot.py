@@ -24,7 +24,7 @@ def test_policies_learn_from_windows_to_the_last_bit_what_they_learn_from_lerobo
     zoo = tmp_path / "zoo"
     run(data_dir / "zoo_v30", zoo, image_codec="png", delta_indices=ACTIONS)
     cases = [
-        {"source": data_dir / "pusht_v30", "output": windows, "policy": "diffusion", "steps": 30, "batch_size": 8},
+        {"source": data_dir / "pusht_v30", "output": windows, "policy": "diffusion", "steps": 30, "batch_size": 4},
         {"source": data_dir / "zoo_v30", "output": zoo, "policy": "act", "steps": 30, "batch_size": 4},
     ]
     pairs = compared(run_lerobot, tmp_path, cases)
