@@ -37,6 +37,8 @@ class EpisodeTable:
             table: `episode_index`, ascending, `length` in items and `tasks` of those that there are.
         """
         self._numbers: NDArray[np.int64] = table["episode_index"].to_numpy()
+        # An entry behind the last one, for the place where a number beyond it would stand.
+        self._ended = np.append(self._numbers, -1)
         self._lengths = np.append(table["length"].to_numpy(), 0)
         self._first_items = np.append(0, np.cumsum(self._lengths[:-1]))
         self._tasks = table["tasks"]
@@ -78,7 +80,8 @@ class EpisodeTable:
     def _values(self, column: str, numbers: NDArray[np.int64]) -> list[Any]:
         if column not in COLUMNS:
             raise KeyError(f"Expected one of {', '.join(COLUMNS)}, got {column!r}.")
-        place, there = np.searchsorted(self._numbers, numbers), np.isin(numbers, self._numbers)
+        place = np.searchsorted(self._numbers, numbers)
+        there = self._ended[place] == numbers
         if column == "tasks":
             return [self._tasks[row].as_py() if known else [] for row, known in zip(place.tolist(), there, strict=True)]
         first, length = self._first_items[place], np.where(there, self._lengths[place], 0)

@@ -62,7 +62,7 @@ def read(kind: str, output: str, *, uint8: bool, threads: int, seconds: float) -
 
 
 def decode(output: str, *, threads: int, seconds: float) -> dict[str, float]:
-    """The bare loop: images per second over the images of an item."""
+    """The bare loop: items whose images are decoded, per second; of outputs with one image a camera."""
     folder = Folder.of(output)
     manifest = read_manifest(folder)
     index, codec = SplitIndex(folder, manifest, "train"), image_codec(manifest["image"]["image_codec"])

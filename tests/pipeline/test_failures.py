@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import apache_beam as beam
 import grpc
 import pytest
 from apache_beam.runners.runner import PipelineState
@@ -14,7 +13,7 @@ from apache_beam.runners.runner import PipelineState
 from predecode.pipeline import Materialize, MaterializeOptions
 from predecode.pipeline.failures import find_cause
 from predecode.pipeline.remote_job import wait_for_job
-from predecode.pipeline.runner import pipeline_options
+from predecode.pipeline.runner import local_pipeline, pipeline_options
 from predecode.transforms import materialize_shards
 from predecode.transforms.errors import (
     DataError,
@@ -138,7 +137,7 @@ class _Ended:
 
 def elsewhere(source: Path, output: Path, **options: Any) -> None:
     """Runs the job as if its workers were elsewhere: whatever raises in a step is a failure of this test."""
-    pipeline = beam.Pipeline(options=pipeline_options(TWO_THREADS))
+    pipeline = local_pipeline(pipeline_options(TWO_THREADS))
     chosen = MaterializeOptions(source=str(source), output=str(output), **options)
     _ = pipeline | Materialize(options=chosen, job_id=JOB)
     wait_for_job(pipeline.run(), Folder.of(str(output)), JOB)
@@ -217,10 +216,10 @@ def test_what_a_retry_may_mend_is_raised(data_dir: Path, tmp_path: Path, monkeyp
         raise OutputError("The disk is full.")
 
     monkeypatch.setattr(materialize_shards, "materialize_shard", full)
-    pipeline = beam.Pipeline(options=pipeline_options(TWO_THREADS))
+    pipeline = local_pipeline(pipeline_options(TWO_THREADS))
     options = MaterializeOptions(source=str(data_dir / "zoo_v30"), output=str(tmp_path / "out"))
     _ = pipeline | Materialize(options=options, job_id=JOB)
-    with pytest.raises(RuntimeError, match="The disk is full"):
+    with pytest.raises(OutputError, match="The disk is full"):
         pipeline.run()
     assert not (tmp_path / "out" / failure_file(JOB)).exists()
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import itertools
 import json
 import pickle
 import shutil
-import warnings
-from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +21,7 @@ from predecode.transforms.errors import FormatError
 from tests.readback import read_items, read_samples
 from tests.reader.conftest import Materialized
 from tests.reader.damage import index_rows
+from tests.reader.pipelines import pipeline, read_all, tars
 
 
 @pytest.fixture
@@ -36,24 +34,9 @@ def first_sample(output: Path) -> dict[str, Any]:
     return {**next(read_samples(tar)), "__key__": "000001-000000", "__url__": str(tar)}
 
 
-def read_all(items: Iterable[Any]) -> list[Any]:
-    """Webdataset leaves closing its files to the garbage collector, which warns."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        found = list(items)
-        gc.collect()
-    return found
-
-
-def pipeline(output: Path) -> webdataset.WebDataset:
-    tars = sorted(str(tar) for tar in (output / "train").glob("*.tar"))
-    dataset = webdataset.WebDataset(tars, shardshuffle=False, empty_check=False)
-    return dataset.map(expand_windows).compose(itertools.chain.from_iterable)
-
-
 def test_webdataset_gives_every_item_in_tar_order(output: Path) -> None:
     expected = list(read_items(output))
-    items = read_all(pipeline(output))
+    items = read_all(pipeline(tars(output)))
     assert len(items) == len(expected) == 58
     for item, other in zip(items, expected, strict=True):
         assert list(item) == list(other)
@@ -61,12 +44,14 @@ def test_webdataset_gives_every_item_in_tar_order(output: Path) -> None:
 
 
 def test_the_pipeline_can_be_sent_to_another_process(output: Path) -> None:
-    assert len(read_all(pickle.loads(pickle.dumps(pipeline(output))))) == 58  # noqa: S301 - our own
+    assert len(read_all(pickle.loads(pickle.dumps(pipeline(tars(output)))))) == 58  # noqa: S301 - our own
 
 
 @pytest.mark.slow
 def test_items_can_be_batched_by_worker_processes(output: Path) -> None:
-    loader = torch.utils.data.DataLoader(pipeline(output), batch_size=8, num_workers=2, multiprocessing_context="spawn")
+    loader = torch.utils.data.DataLoader(
+        pipeline(tars(output)), batch_size=8, num_workers=2, multiprocessing_context="spawn"
+    )
     batches = read_all(loader)
     assert sum(len(batch["task"]) for batch in batches) == 58
     assert sorted(torch.cat([batch["index"] for batch in batches]).tolist()) == list(range(58))
@@ -77,7 +62,7 @@ def test_an_empty_shard_gives_nothing(output: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(output, tmp_path / "copy"))
     with webdataset.TarWriter(str(copy / "train" / "shard-00000.tar")):
         pass
-    assert 0 < len(read_all(pipeline(copy))) < 58
+    assert 0 < len(read_all(pipeline(tars(copy)))) < 58
 
 
 def test_extensions_in_lower_case_are_found(output: Path, tmp_path: Path) -> None:
@@ -201,8 +186,7 @@ def test_every_member_is_checked_before_an_item_is_given(
 
 
 def pipeline_samples(output: Path) -> list[dict[str, Any]]:
-    tars = sorted(str(tar) for tar in (output / "train").glob("*.tar"))
-    return read_all(webdataset.WebDataset(tars, shardshuffle=False))
+    return read_all(webdataset.WebDataset(tars(output), shardshuffle=False))
 
 
 @pytest.mark.parametrize("key", ["000001-000007", "000001-000001", "000001-000008", "000099-000000", "../x", "1-0", ""])
@@ -220,7 +204,7 @@ def test_a_tar_cut_short_between_two_samples_is_found(output: Path, tmp_path: Pa
     tar.write_bytes(tar.read_bytes()[:stop])
     assert len(pipeline_samples(copy)) == len(pipeline_samples(output)) - len(index_rows(copy, 0)) + 1
     with pytest.raises(FormatError, match=r"shard-00000\.tar: expected \d+ bytes, got"):
-        read_all(pipeline(copy))
+        read_all(pipeline(tars(copy)))
 
 
 def test_items_do_not_share_memory(output: Path) -> None:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import gc
-import itertools
 import os
-import warnings
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +10,9 @@ import pytest
 import torch
 import webdataset
 
-from predecode.reader import WindowDataset, expand_windows
+from predecode.reader import WindowDataset
 from tests.pipeline.running import run
+from tests.reader.pipelines import pipeline, read_all, tars
 from tests.training.conftest import as_option
 
 
@@ -26,24 +23,6 @@ def output(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     deltas = as_option({"observation.images.cam": [-1, 0], "action": [0, 1, 2]})
     run(data_dir / "zoo_v30", output, delta_indices=deltas, image_codec="png", anchors_per_sample=3)
     return output
-
-
-def tars(output: Path) -> list[str]:
-    return sorted(str(path) for path in output.glob("train/*.tar"))
-
-
-def pipeline(shards: list[str], **options: Any) -> webdataset.WebDataset:
-    dataset = webdataset.WebDataset(shards, shardshuffle=False, empty_check=False, **options)
-    return dataset.map(expand_windows).compose(itertools.chain.from_iterable)
-
-
-def read_all(items: Iterable[Any]) -> list[Any]:
-    """webdataset leaves closing its files to the garbage collector, which warns."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        found = list(items)
-        gc.collect()
-    return found
 
 
 def test_items_are_those_of_the_map_style_dataset(output: Path) -> None:
