@@ -22,7 +22,6 @@ MAX_ITEM_BYTES = 1 << 32
 
 _MAX_COUNT = 1 << 31
 _NUMBER_DTYPES = ("float32", "int64", "bool")
-_MAX_VALUE_BYTES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,10 +121,11 @@ class ItemFormat:
         keys = [*stacked, *(f"{name}_is_pad" for name in self.delta_indices), *self.text_features]
         _require(sorted(keys) == sorted(set(self.item_keys)), "each key of an item once", self.item_keys)
         _require(len(keys) == len(self.item_keys), "each key of an item once", self.item_keys)
-        num_values = sum(
-            math.prod(feature.shape) * len(self.delta_indices.get(name, (0,))) for name, feature in stacked.items()
+        item_bytes = sum(
+            math.prod(feature.shape) * len(self.delta_indices.get(name, (0,))) * (4 if feature.is_camera else 8)
+            for name, feature in stacked.items()
         )
-        _require(num_values * _MAX_VALUE_BYTES <= MAX_ITEM_BYTES, f"at most {MAX_ITEM_BYTES} bytes", num_values)
+        _require(item_bytes <= MAX_ITEM_BYTES, f"an item of at most {MAX_ITEM_BYTES} bytes", item_bytes)
 
     @property
     def cameras(self) -> tuple[StoredFeature, ...]:

@@ -51,7 +51,15 @@ class Skipped:
 class Skipping:
     """Decides about damaged windows, and keeps count of them over the workers of one rank."""
 
-    def __init__(self, on_error: OnError, max_skipped: int | None, *, num_windows: int, world_size: int) -> None:
+    def __init__(
+        self,
+        on_error: OnError,
+        max_skipped: int | None,
+        *,
+        num_windows: int,
+        world_size: int,
+        has_workers: bool = False,
+    ) -> None:
         """Has skipped nothing.
 
         Args:
@@ -59,6 +67,7 @@ class Skipping:
             max_skipped: How many windows of an epoch each rank may skip; 16 and one in a hundred if not given.
             num_windows: Of an epoch, over all ranks.
             world_size: How many ranks share them.
+            has_workers: Whether copies of it in worker processes are to count together.
 
         Raises:
             UsageError: another word for `on_error`, or a negative number.
@@ -73,7 +82,8 @@ class Skipping:
         self._max_skipped = allowed if max_skipped is None else max_skipped
         self._ranks_keep_in_step = world_size > 1
         # Per worker the epoch that it is in, and what it has skipped of it. Each writes its own row only.
-        self._counts = torch.full((MAX_WORKERS, 2), -1, dtype=torch.int64).share_memory_()
+        counts = torch.full((MAX_WORKERS if has_workers else 1, 2), -1, dtype=torch.int64)
+        self._counts = counts.share_memory_() if has_workers else counts
         self._worker = 0
         self._first: list[str] = []
 

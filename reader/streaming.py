@@ -121,7 +121,9 @@ class StreamingWindowDataset(IterableDataset[dict[str, Any]]):
         )
         self._rank, self._world_size = rank_and_world_size(rank, world_size)
         Deal(num_items=len(self._windows), batch_size=1, rank=self._rank, world_size=self._world_size, tail=tail)
-        self._skipping = Skipping(on_error, max_skipped, num_windows=len(self._windows), world_size=self._world_size)
+        self._skipping = Skipping(
+            on_error, max_skipped, num_windows=len(self._windows), world_size=self._world_size, has_workers=True
+        )
         # Per worker the epoch that its next pass is, and how many windows of it were given out already.
         self._progress = torch.zeros((MAX_WORKERS, 2), dtype=torch.int64).share_memory_()
 

@@ -226,12 +226,12 @@ def write_index(output: Path, content: bytes, **columns: Any) -> None:
 
 @pytest.mark.parametrize("compression", ["zstd", "lz4"])
 def test_compressed_tables_are_refused_before_they_are_read(runs: Path, compression: str) -> None:
-    """A few kilobytes would make two gigabytes."""
+    """A few kilobytes would make four gigabytes."""
     read = reads(runs)
     batch = pa.record_batch({"episode_index": pa.array(np.zeros(1 << 22, np.int64))})
     sink = io.BytesIO()
     with pa.ipc.new_file(sink, batch.schema, options=pa.ipc.IpcWriteOptions(compression=compression)) as writer:
-        for _ in range(64):
+        for _ in range(128):
             writer.write_batch(batch)
     write_index(runs, sink.getvalue())
     with pytest.raises(FormatError, match=r"shard-00000\.index\.arrow is damaged: its columns are compressed"):
