@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from predecode.pipeline.credentials import refuse_credentials
 from predecode.pipeline.failures import find_cause
 from predecode.pipeline.graph import Materialize
 from predecode.pipeline.progress import Progress
@@ -46,6 +47,8 @@ def materialize(
     """
     started = time.monotonic()
     settings = beam_options if isinstance(beam_options, PipelineOptions) else pipeline_options(beam_options)
+    if not runs_here(settings):
+        refuse_credentials(options, settings)
     recipe = open_recipe(options)
     if runs_here(settings) and any(camera.kind is Kind.VIDEO for camera in recipe.cameras):
         check_decoder()
