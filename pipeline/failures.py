@@ -17,13 +17,16 @@ _RAISED = re.compile(
     re.DOTALL,
 )
 _JAVA_STATE = re.compile(r"^Pipeline \S+ failed in state \w+: ")
+_JAVA_CAUSE = re.compile(r"^Caused by: (.*)$", re.MULTILINE)
 _NO_WORKER = re.compile(
     r"Process died with exit code|Cannot run program|error=\d+, |Received exit code \d+ for command"
 )
-_WORKER_HINT = (
-    "A worker could not be started: --environment_type and --environment_config must say how, on every host; see "
-    "docs/runners.md."
-)
+_DEAD_WORKER = re.compile(r"CANCELLED: (?:call already|client) cancelled")
+_HINTS = {
+    _NO_WORKER: "A worker could not be started: --environment_type and --environment_config must name a way that works "
+    "on every host.",
+    _DEAD_WORKER: "A worker died, and again each time: was there too little memory?",
+}
 _STEP = re.compile(r"(?P<message>[^\n]*(?:\n(?!\s*File )[^\n]*)*?) \[while running '(?P<step>[^']*)'\]")
 
 
@@ -43,7 +46,7 @@ def find_cause(error: BaseException) -> PredecodeError:
         kind = getattr(errors, raised[-1]["name"], PredecodeError)
         return kind(raised[-1]["message"].strip())
     message = _last_words(error)
-    hint = f" {_WORKER_HINT}" if _NO_WORKER.search(message) else ""
+    hint = next((f" {hint}" for pattern, hint in _HINTS.items() if pattern.search(message)), "")
     return JobError(
         f"The job failed: {message.rstrip('.')}.{hint} What is committed is kept: mend the cause and run the same "
         "command again; --debug shows where it happened."
@@ -56,10 +59,12 @@ def _last_words(error: BaseException) -> str:
         return "nobody answers at --job_endpoint"
     if isinstance(error, grpc.RpcError):
         return str(error.details())
-    text = str(error).strip()
+    text = _JAVA_STATE.sub("", str(error).strip())
+    if causes := _JAVA_CAUSE.findall(text):
+        return str(causes[-1])
     step = _STEP.search(text)
     lines = [line for line in (step["message"] if step else text).splitlines() if line.strip()]
-    last = _JAVA_STATE.sub("", lines[-1].strip()) if lines else ""
+    last = lines[-1].strip() if lines else ""
     if isinstance(error, RuntimeError):
         return last.removeprefix("RuntimeError: ")
     return f"{type(error).__name__}: {last}"

@@ -89,6 +89,23 @@ RuntimeError: OSError: [Errno 5] Input/output error: '/mnt/x' [while running 'Bo
         JobError,
         "No such file or directory. A worker could not be started: --environment_type",
     ),
+    "a worker that dies each time": (
+        STATE + "java.util.concurrent.ExecutionException: io.grpc.StatusRuntimeException: CANCELLED: client cancelled",
+        JobError,
+        "CANCELLED: client cancelled. A worker died, and again each time: was there too little memory?",
+    ),
+    "a JobManager that was killed": (
+        STATE
+        + """java.util.concurrent.CompletionException: org.apache.flink.runtime.rest.util.RestClientException: [
+	at org.apache.flink.runtime.rest.handler.job.JobStatusHandler.handleRequest(JobStatusHandler.java:67)
+Caused by: org.apache.flink.runtime.messages.FlinkJobNotFoundException: Could not find Flink job (a6f658ba)
+	at java.base/java.util.Optional.orElseGet(Optional.java:364)
+	... 5 more
+]
+""",
+        JobError,
+        "messages.FlinkJobNotFoundException: Could not find Flink job (a6f658ba). What is committed is kept",
+    ),
     "a cluster that is too small": (
         STATE + "java.io.IOException: Insufficient number of network buffers: required 512, but only 511 available.",
         JobError,
