@@ -29,11 +29,14 @@ class Materialize(beam.PTransform[Any, Any]):
         num_threads: Threads that share the shards of a bundle, in a pipeline with one worker; None where the runner has
             workers of its own.
         job_id: Given, errors that no retry can mend are recorded for the client that waits for the job.
+        worker_ram: Given, what the step that decodes asks of an engine that chooses machines, such as "8GB". Others
+            would start workers of their own for that step.
     """
 
     options: MaterializeOptions
     num_threads: int | None = None
     job_id: str = ""
+    worker_ram: str = ""
 
     def expand(self, begin: beam.pvalue.PBegin) -> beam.PCollection[dict[str, Any]]:
         """Nothing in; one manifest out, when all of it is committed."""
@@ -53,10 +56,13 @@ class Materialize(beam.PTransform[Any, Any]):
         sizes = episodes | "Sizes" >> beam.Map(_index_and_frames)
         probe = episodes | "ProbeSource" >> ProbeSource(recipe=recipe)
         layout = probe | "PlanLayout" >> PlanLayout(recipe=recipe, sizes=sizes, quarantine=bad)
+        write: beam.PTransform[Any, Any] = MaterializeShards(recipe=recipe, layout=layout, num_threads=self.num_threads)
+        if self.worker_ram:
+            write = write.with_resource_hints(min_ram=self.worker_ram)
         return (
             episodes
             | "PlanShards" >> PlanShards(recipe=recipe, probe=probe, layout=layout)
-            | "MaterializeShards" >> MaterializeShards(recipe=recipe, layout=layout, num_threads=self.num_threads)
+            | "MaterializeShards" >> write
             | "CommitManifest" >> CommitManifest(recipe=recipe, layout=layout, episodes=episodes, quarantine=bad)
         )
 

@@ -8,7 +8,8 @@ import time
 import uuid
 from collections.abc import Sequence
 
-from apache_beam.options.pipeline_options import PipelineOptions
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
 from predecode.pipeline.credentials import refuse_credentials
 from predecode.pipeline.failures import find_cause
@@ -24,6 +25,9 @@ from predecode.transforms.plan_file import read_plan, refuse_foreign
 from predecode.transforms.recipe import open_recipe
 from predecode.transforms.storage import Folder
 from predecode.transforms.video import check_decoder
+
+DATAFLOW_WORKER_RAM = "8GB"
+"""For four processes of 1 GB, libraries mostly, with two threads each, which hold a shard and a segment's frames."""
 
 
 def materialize(
@@ -63,16 +67,34 @@ def materialize(
     )
 
 
+def build_pipeline(options: MaterializeOptions, settings: PipelineOptions, *, job_id: str = "") -> beam.Pipeline:
+    """The whole job, ready to run where the settings say.
+
+    Args:
+        options: What to make of which source, and where to put it.
+        settings: Beam's.
+        job_id: Of a job whose workers are elsewhere: see `wait_for_job`.
+    """
+    is_dataflow = settings.view_as(StandardOptions).runner == "DataflowRunner"
+    num_threads = local_threads(settings)
+    pipeline = local_pipeline(settings)
+    job = Materialize(
+        options=options,
+        num_threads=num_threads,
+        job_id=job_id,
+        worker_ram=DATAFLOW_WORKER_RAM if is_dataflow else "",
+    )
+    _ = pipeline | "Materialize" >> job
+    return pipeline
+
+
 def _run(options: MaterializeOptions, settings: PipelineOptions, output: Folder) -> None:
     """Runs the job to its end."""
     job_id = "" if runs_here(settings) else uuid.uuid4().hex
     if job_id and read_plan(output) is None:
         refuse_foreign(output)  # Before a worker leaves anything in it.
     try:
-        num_threads = local_threads(settings)
-        pipeline = local_pipeline(settings)
-        _ = pipeline | "Materialize" >> Materialize(options=options, num_threads=num_threads, job_id=job_id)
-        result = pipeline.run()
+        result = build_pipeline(options, settings, job_id=job_id).run()
         if job_id:
             wait_for_job(result, output, job_id)
         else:

@@ -9,7 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, PortableOptions, StandardOptions
+from apache_beam.options.pipeline_options import (
+    DirectOptions,
+    PipelineOptions,
+    PortableOptions,
+    SetupOptions,
+    StandardOptions,
+)
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from predecode.transforms.errors import UsageError
@@ -47,6 +53,9 @@ def pipeline_options(flags: Sequence[str] | None = None) -> PipelineOptions:
             direct.direct_running_mode = _THREADS
         if not _says(flags, "direct_num_workers"):
             direct.direct_num_workers = os.cpu_count() or 1
+    setup = options.view_as(SetupOptions)
+    if setup.save_main_session is None:  # Beam would send the main module along, though no step is in it.
+        setup.save_main_session = False
     _complete_environment(options.view_as(PortableOptions))
     return options
 

@@ -11,7 +11,19 @@ import pytest
 
 DATA_DIR = Path(__file__).parent / "data"
 LEROBOT_PYTHON = "PREDECODE_LEROBOT_PYTHON"
+FLINK = "PREDECODE_FLINK"
+PRISM = "PREDECODE_PRISM"
+DATAFLOW_PYTHON = "PREDECODE_DATAFLOW_PYTHON"
 NO_SKIP = "PREDECODE_NO_SKIP"
+
+
+NEEDS = (
+    ("needs_lerobot", LEROBOT_PYTHON, "a Python interpreter that has lerobot 0.4.4"),
+    ("needs_flink", FLINK, "the folder of a cluster that `scripts/flink-cluster up` has brought up"),
+    ("needs_prism", PRISM, "the path of Beam's prism command, version 2.77.0"),
+    ("needs_dataflow", DATAFLOW_PYTHON, "a Python interpreter that has predecode[dataflow]"),
+)
+"""Per marker the environment variable that says where it is, and what that names."""
 
 
 @pytest.fixture(scope="session")
@@ -33,9 +45,10 @@ def lerobot_python() -> Path:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skips what needs lerobot where there is none: its dependencies do not fit into the project's own environment."""
-    if item.get_closest_marker("needs_lerobot") and not os.environ.get(LEROBOT_PYTHON):
-        pytest.skip(f"set {LEROBOT_PYTHON} to a Python interpreter that has lerobot 0.4.4, as .ci/run does")
+    """Skips what needs what is not there; `.ci/run` brings all of it."""
+    for marker, variable, meaning in NEEDS:
+        if item.get_closest_marker(marker) and not os.environ.get(variable):
+            pytest.skip(f"set {variable} to {meaning}, as .ci/run does")
 
 
 @pytest.hookimpl(wrapper=True)
