@@ -6,7 +6,6 @@ Kept as integers, so that sums over shards are exact and do not depend on their 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -77,50 +76,33 @@ class CameraMeter:
 
 @dataclass(slots=True)
 class FrameMeter:
-    """One `CameraMeter` per camera. For one thread.
+    """Looks at frames as they are stored. For one thread.
 
     Attributes:
         codec: What frames are encoded with.
-        cameras: Sums by feature name.
         scratch: By shape, where frames are decoded to: clearing fresh memory takes as long as decoding.
     """
 
     codec: ImageCodec
-    cameras: dict[str, CameraMeter]
     scratch: dict[tuple[int, ...], NDArray[np.uint8]] = field(default_factory=dict)
 
-    @classmethod
-    def of(cls, codec: ImageCodec, cameras: Sequence[str]) -> FrameMeter:
-        """An empty meter."""
-        return cls(codec, {camera: CameraMeter() for camera in cameras})
-
-    def tentative(self) -> FrameMeter:
-        """An empty meter for the same cameras, to be added once what it meters is sure to be stored."""
-        return FrameMeter(self.codec, {camera: CameraMeter() for camera in self.cameras}, self.scratch)
-
-    def add(self, other: FrameMeter) -> None:
-        """Adds the sums of another meter of the same cameras."""
-        for camera, meter in other.cameras.items():
-            self.cameras[camera].add(meter)
-
-    def see(self, camera: str, frame_number: int, image: NDArray[np.uint8], encoded: bytes) -> None:
+    def see(self, sums: CameraMeter, frame_number: int, image: NDArray[np.uint8], encoded: bytes) -> None:
         """Counts a frame and, if it is one of the sampled ones, compares and takes its histogram.
 
         Args:
-            camera: Feature name.
+            sums: Of its camera; the frame is added to them.
             frame_number: Within its episode.
             image: (H, W, C), as it was given to the codec.
             encoded: What the codec made of it.
         """
-        seen = CameraMeter(num_frames=1)
-        if frame_number % METER_STRIDE_FRAMES == 0:
-            if image.shape not in self.scratch:
-                self.scratch[image.shape] = np.empty(image.shape, np.uint8)
-            decoded = self.codec.decode(encoded, out=self.scratch[image.shape])
-            seen.squared_error = squared_error(image, decoded)
-            seen.num_sampled, seen.num_values = 1, image.size
-            seen.histogram = _histogram(image)
-        self.cameras[camera].add(seen)
+        sums.num_frames += 1
+        if frame_number % METER_STRIDE_FRAMES:
+            return
+        if image.shape not in self.scratch:
+            self.scratch[image.shape] = np.empty(image.shape, np.uint8)
+        decoded = self.codec.decode(encoded, out=self.scratch[image.shape])
+        error = squared_error(image, decoded)
+        sums.add(CameraMeter(0, 1, error, image.size, _histogram(image)))
 
 
 _EXACT_VALUES = 256
@@ -144,5 +126,7 @@ def squared_error(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> int:
 
 def _histogram(image: NDArray[np.uint8]) -> NDArray[np.int64]:
     step = -(-max(image.shape[:2]) // _STATISTICS_SIDE)
-    thinned = image[::step, ::step]
-    return np.stack([np.bincount(thinned[..., c].ravel(), minlength=256) for c in range(image.shape[2])])
+    num_channels = image.shape[2]
+    # Each channel in a range of its own.
+    values = image[::step, ::step].astype(np.intp) + 256 * np.arange(num_channels)
+    return np.bincount(values.ravel(), minlength=256 * num_channels).reshape(num_channels, 256)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from itertools import repeat
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 import apache_beam as beam
 from apache_beam.metrics import Metrics
@@ -18,19 +19,16 @@ from predecode.transforms.commits import CommitRecord, describe_lost, read_commi
 from predecode.transforms.episodes import Quarantine
 from predecode.transforms.errors import DataError, with_remedy
 from predecode.transforms.failure_record import ends_quietly
-from predecode.transforms.fidelity import FrameMeter
+from predecode.transforms.fidelity import CameraMeter
 from predecode.transforms.format import DATA_MEMBER, FRAMES_EXTENSION, JSON_MEMBER, commit_file, index_file, tar_file
 from predecode.transforms.images import image_codec
 from predecode.transforms.layout import Layout
 from predecode.transforms.plan_file import require_plan
 from predecode.transforms.recipe import Recipe
-from predecode.transforms.samples import Sample, SegmentEncoder
+from predecode.transforms.samples import EncodedSegment, SegmentEncoder
 from predecode.transforms.shard_writer import index_table, write_table, write_tar
 from predecode.transforms.shards import Segment, ShardPlan
 from predecode.transforms.statistics import RowMeter
-
-if TYPE_CHECKING:
-    from predecode.transforms.sources.base import SourceReader
 
 STEP = "materialize_shards"
 
@@ -44,93 +42,97 @@ class ShardCommit:
     plan_hash: str
 
 
-def materialize_shard(plan: ShardPlan, recipe: Recipe, layout: Layout, reader: SourceReader) -> CommitRecord:
+EncodeAll: TypeAlias = Callable[[ShardPlan, Sequence[Segment]], Iterable[EncodedSegment | Quarantine]]
+"""Encodes segments of a plan; what came of each, in their order."""
+
+
+def materialize_shard(plan: ShardPlan, recipe: Recipe, layout: Layout, encode_all: EncodeAll) -> CommitRecord:
     """Writes one shard: tar, then index, then commit record. Two attempts at one plan write the same bytes.
 
-    Segments are read in the order in which they lie in the source and written in the plan's order, so that each file
-    is opened once and read forward.
+    Segments are read in the order in which they lie in the source and written in the plan's order, so that files are
+    read forward.
 
     Raises:
         DataError: a segment cannot be read and the job fails on errors.
         OutputError: storage fails.
     """
-    codec = image_codec(recipe.options.image_codec, jpeg_quality=recipe.options.jpeg_quality)
-    camera_names = [camera.name for camera in layout.cameras]
-    encoder = SegmentEncoder(
-        recipe=recipe,
-        cameras=layout.cameras,
-        codec=codec,
-        anchors_per_sample=layout.rule.anchors_per_sample,
-        has_runs=layout.has_runs,
-        frame_meter=FrameMeter.of(codec, camera_names),
-        row_meter=RowMeter(),
-    )
-    encoded: dict[Segment, list[Sample]] = {}
-    lost: list[Quarantine] = []
-    for segment in sorted(plan.segments):
-        try:
-            encoded[segment] = encoder.encode(reader, plan.episodes[segment.episode_index], segment)
-        except DataError as error:
-            if recipe.options.on_error == "fail":
-                raise with_remedy(error) from error
-            lost.append(_quarantine(segment, recipe, error))
+    segments = sorted(plan.segments)
+    outcomes = dict(zip(segments, encode_all(plan, segments), strict=True))
+    encoded = {segment: outcome for segment, outcome in outcomes.items() if isinstance(outcome, EncodedSegment)}
+    frames = {camera.name: CameraMeter() for camera in layout.cameras}
+    rows = RowMeter()
+    for outcome in encoded.values():
+        rows.add(outcome.rows)
+        for camera, sums in outcome.frames.items():
+            frames[camera].add(sums)
     kept = tuple(segment for segment in plan.segments if segment in encoded)
-    samples = [sample for segment in kept for sample in encoded[segment]]
-    frames = f".{FRAMES_EXTENSION}" if layout.has_runs else f".{codec.extension}"
-    extensions = {camera + frames: layout.has_runs for camera in camera_names}
-    extensions |= {DATA_MEMBER: False, JSON_MEMBER: False}
+    samples = [sample for segment in kept for sample in encoded[segment].samples]
     output = recipe.output
     record = CommitRecord(
         plan_hash=plan.plan_hash,
         tar=write_tar(output, tar_file(plan.split, plan.number), samples),
-        index=write_table(output, index_file(plan.split, plan.number), index_table(samples, extensions)),
+        index=write_table(
+            output, index_file(plan.split, plan.number), index_table(samples, _extensions(recipe, layout))
+        ),
         segments=kept,
-        samples_per_segment=tuple(len(encoded[segment]) for segment in kept),
-        cameras=encoder.frame_meter.cameras,
-        rows=encoder.row_meter.summary(),
-        lost=tuple(lost),
+        samples_per_segment=tuple(len(encoded[segment].samples) for segment in kept),
+        cameras=frames,
+        rows=rows.summary(),
+        lost=tuple(outcome for outcome in outcomes.values() if isinstance(outcome, Quarantine)),
     )
     output.publish(commit_file(plan.split, plan.number), record.to_bytes())
     return record
 
 
-def _quarantine(segment: Segment, recipe: Recipe, error: DataError) -> Quarantine:
-    first_frame = segment.first_anchor * recipe.options.anchor_stride
-    return Quarantine(segment.episode_index, first_frame, segment.num_anchors, str(error))
+def _extensions(recipe: Recipe, layout: Layout) -> dict[str, bool]:
+    """The members of every sample; True for a `frames` member."""
+    codec = image_codec(recipe.options.image_codec, jpeg_quality=recipe.options.jpeg_quality)
+    of_images = FRAMES_EXTENSION if layout.has_runs else codec.extension
+    images = {f"{camera.name}.{of_images}": layout.has_runs for camera in layout.cameras}
+    return images | {DATA_MEMBER: False, JSON_MEMBER: False}
 
 
-class _ShardWorker:
-    """What one thread keeps from shard to shard: its reader, with the files that it has open."""
+class _SegmentWorker:
+    """What one thread keeps from segment to segment: its reader, with the files that it has open, and its encoder."""
 
-    def __init__(self) -> None:
-        """Nothing is open yet: the source is only known when the first plan comes."""
-        self._reader: SourceReader | None = None
+    def __init__(self, recipe: Recipe, layout: Layout) -> None:
+        """Opens nothing yet."""
+        self._recipe = recipe
+        self._reader = recipe.source.reader(tolerance_s=recipe.options.tolerance_s)
+        self._encoder = SegmentEncoder(recipe, layout)
+        if recipe.options.image_size:
+            import torch
 
-    def work(self, plan: ShardPlan, recipe: Recipe, layout: Layout) -> Mapping[str, int]:
-        """Skips what is committed by the same plan, else writes it; returns what is to be counted."""
-        record = read_commit(recipe.output, plan.split, plan.number)
-        if record is not None and record.plan_hash == plan.plan_hash:
-            _refuse_lost(record, recipe, plan)
-            return {"shards_skipped": 1}
-        started = time.monotonic()
-        if self._reader is None:
-            self._reader = recipe.source.reader(tolerance_s=recipe.options.tolerance_s)
-            _use_one_thread(recipe)
-        record = materialize_shard(plan, recipe, layout, self._reader)
-        return _counts(record, time.monotonic() - started)
+            torch.set_num_threads(1)  # Where it resizes, it would start a team of threads under each of the runner's.
+
+    def encode(self, plan: ShardPlan, segment: Segment) -> EncodedSegment | Quarantine:
+        """Encodes a segment, or says why that cannot be.
+
+        Raises:
+            DataError: it cannot be, and the job fails on errors.
+        """
+        try:
+            return self._encoder.encode(self._reader, plan.episodes[segment.episode_index], segment)
+        except DataError as error:
+            if self._recipe.options.on_error == "fail":
+                raise with_remedy(error) from error
+            first_frame = segment.first_anchor * self._recipe.options.anchor_stride
+            return Quarantine(segment.episode_index, first_frame, segment.num_anchors, str(error))
 
     def close(self) -> None:
         """Closes what the reader holds open."""
-        if self._reader is not None:
-            self._reader.__exit__(None, None, None)
+        self._reader.__exit__(None, None, None)
 
 
-def _use_one_thread(recipe: Recipe) -> None:
-    """Keeps torch, where it resizes, from starting a team of threads under each of the runner's own."""
-    if recipe.options.image_size:
-        import torch
-
-        torch.set_num_threads(1)
+def _work(plan: ShardPlan, recipe: Recipe, layout: Layout, encode_all: EncodeAll) -> dict[str, int]:
+    """Skips what is committed by the same plan, else writes it; returns what is to be counted."""
+    record = read_commit(recipe.output, plan.split, plan.number)
+    if record is not None and record.plan_hash == plan.plan_hash:
+        _refuse_lost(record, recipe, plan)
+        return {"shards_skipped": 1}
+    started = time.monotonic()
+    record = materialize_shard(plan, recipe, layout, encode_all)
+    return _counts(record, time.monotonic() - started)
 
 
 def _refuse_lost(record: CommitRecord, recipe: Recipe, plan: ShardPlan) -> None:
@@ -164,8 +166,8 @@ class _MaterializeShard(beam.DoFn):
     """Works in the thread that the runner gives it, one shard after the other."""
 
     def setup(self) -> None:
-        """Makes the thread's worker."""
-        self._worker = _ShardWorker()
+        """Nothing is open yet: the source is only known when the first plan comes."""
+        self._worker: _SegmentWorker | None = None
         self._checked_plan = ""
 
     @ends_quietly
@@ -174,17 +176,24 @@ class _MaterializeShard(beam.DoFn):
         if self._checked_plan != layout.plan_digest:
             require_plan(recipe.output, layout.plan_digest)
             self._checked_plan = layout.plan_digest
-        yield _committed(plan, self._worker.work(plan, recipe, layout))
+        worker = self._worker = self._worker or _SegmentWorker(recipe, layout)
+
+        def encode_all(plan: ShardPlan, segments: Sequence[Segment]) -> Iterator[EncodedSegment | Quarantine]:
+            return (worker.encode(plan, segment) for segment in segments)
+
+        yield _committed(plan, _work(plan, recipe, layout, encode_all))
 
     def teardown(self) -> None:
         """Closes the worker's files."""
-        self._worker.close()
+        if self._worker is not None:
+            self._worker.close()
 
 
 class _MaterializeShardsInThreads(beam.DoFn):
-    """Shares the shards of a bundle among threads of its own: whichever is free takes the next.
+    """Shares the segments of a bundle among threads of its own: whichever is free takes the next.
 
-    Beam's local runner deals a stage's elements to its threads beforehand, and the slower one is waited for.
+    Beam's local runner deals a stage's elements to its threads beforehand, and the slower one is waited for. Here even
+    the last shard is the work of all threads. Other threads, one per shard, wait for its segments and write it.
     """
 
     def __init__(self, num_threads: int) -> None:
@@ -192,24 +201,28 @@ class _MaterializeShardsInThreads(beam.DoFn):
 
     def start_bundle(self) -> None:
         """Starts the threads."""
-        self._pool = ThreadPoolExecutor(self._num_threads, thread_name_prefix="shards")
-        self._workers: SimpleQueue[_ShardWorker] = SimpleQueue()
-        for _ in range(self._num_threads):
-            self._workers.put(_ShardWorker())
-        self._begun: dict[Future[Mapping[str, int]], ShardPlan] = {}
+        self._writing = ThreadPoolExecutor(self._num_threads, thread_name_prefix="shards")
+        self._encoding = ThreadPoolExecutor(self._num_threads, thread_name_prefix="segments")
+        self._idle: SimpleQueue[_SegmentWorker] = SimpleQueue()
+        self._begun: dict[Future[dict[str, int]], ShardPlan] = {}
 
     def process(self, plan: ShardPlan, recipe: Recipe, layout: Layout) -> None:
         """Hands one plan to the threads."""
         if not self._begun:
             require_plan(recipe.output, layout.plan_digest)
-        self._begun[self._pool.submit(self._work, plan, recipe, layout)] = plan
+            for _ in range(self._num_threads):
+                self._idle.put(_SegmentWorker(recipe, layout))
+        self._begun[self._writing.submit(_work, plan, recipe, layout, self._encode_all)] = plan
 
-    def _work(self, plan: ShardPlan, recipe: Recipe, layout: Layout) -> Mapping[str, int]:
-        worker = self._workers.get()
+    def _encode_all(self, plan: ShardPlan, segments: Sequence[Segment]) -> Iterator[EncodedSegment | Quarantine]:
+        return self._encoding.map(self._encode, repeat(plan), segments)
+
+    def _encode(self, plan: ShardPlan, segment: Segment) -> EncodedSegment | Quarantine:
+        worker = self._idle.get()
         try:
-            return worker.work(plan, recipe, layout)
+            return worker.encode(plan, segment)
         finally:
-            self._workers.put(worker)
+            self._idle.put(worker)
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
         """Commits as they come; after a failure the shards in work are finished, and no other is begun."""
@@ -217,9 +230,10 @@ class _MaterializeShardsInThreads(beam.DoFn):
             for future in as_completed(self._begun):
                 yield GlobalWindows.windowed_value(_committed(self._begun[future], future.result()))
         finally:
-            self._pool.shutdown(cancel_futures=True)
-            while not self._workers.empty():
-                self._workers.get().close()
+            self._writing.shutdown(cancel_futures=True)
+            self._encoding.shutdown()
+            while not self._idle.empty():
+                self._idle.get().close()
 
 
 @dataclass(kw_only=True)

@@ -16,15 +16,14 @@ from safetensors.numpy import save as save_tensors
 
 from predecode.transforms.episodes import Episode
 from predecode.transforms.errors import DataError
-from predecode.transforms.fidelity import FrameMeter
+from predecode.transforms.fidelity import CameraMeter, FrameMeter
 from predecode.transforms.format import DATA_MEMBER, FRAMES_EXTENSION, JSON_MEMBER, sample_key
-from predecode.transforms.images import ImageCodec
-from predecode.transforms.layout import Camera
+from predecode.transforms.images import image_codec
+from predecode.transforms.layout import Camera, Layout
 from predecode.transforms.recipe import Recipe
 from predecode.transforms.resize import resize
 from predecode.transforms.shards import Segment
 from predecode.transforms.sources.base import Rows, SourceReader
-from predecode.transforms.statistics import RowMeter
 from predecode.transforms.windows import window
 
 Window: TypeAlias = tuple[NDArray[np.int64], NDArray[np.bool_]]
@@ -68,56 +67,65 @@ class Sample:
         return sample_key(self.episode_index, self.frame_index)
 
 
-@dataclass(slots=True)
-class SegmentEncoder:
-    """Turns segments into samples, and meters what passes.
+@dataclass(frozen=True, slots=True)
+class EncodedSegment:
+    """A segment as it will be stored.
 
     Attributes:
-        recipe: What to make.
-        cameras: Frames as stored; a frame of another size is a data error.
-        codec: Of the images.
-        anchors_per_sample: Consecutive anchors that share a sample.
-        has_runs: Whether frames are stored as one `frames` member per camera.
-        frame_meter: Fidelity and statistics of frames.
-        row_meter: Statistics of the anchors' rows.
+        samples: In anchor order.
+        frames: Per camera the sums over its frames.
+        rows: Per feature the anchors' own rows (A, ...).
     """
 
-    recipe: Recipe
-    cameras: Sequence[Camera]
-    codec: ImageCodec
-    anchors_per_sample: int
-    has_runs: bool
-    frame_meter: FrameMeter
-    row_meter: RowMeter
+    samples: Sequence[Sample]
+    frames: Mapping[str, CameraMeter]
+    rows: Rows
 
-    def encode(self, reader: SourceReader, episode: Episode, segment: Segment) -> list[Sample]:
-        """All samples of a segment, in anchor order; nothing is metered unless all of it could be read.
+
+class SegmentEncoder:
+    """Turns segments into samples, and meters what passes. For one thread."""
+
+    def __init__(self, recipe: Recipe, layout: Layout) -> None:
+        """Nothing is read yet.
+
+        Args:
+            recipe: What to make.
+            layout: How it is laid out; a frame of another size than its camera's is a data error.
+        """
+        self._recipe = recipe
+        self._cameras = layout.cameras
+        self._codec = image_codec(recipe.options.image_codec, jpeg_quality=recipe.options.jpeg_quality)
+        self._anchors_per_sample = layout.rule.anchors_per_sample
+        self._has_runs = layout.has_runs
+        self._meter = FrameMeter(self._codec)
+
+    def encode(self, reader: SourceReader, episode: Episode, segment: Segment) -> EncodedSegment:
+        """Reads, decodes and encodes a segment.
 
         Raises:
             DataError: a row or a frame is bad; the message says which.
         """
-        stride = self.recipe.options.anchor_stride
+        stride = self._recipe.options.anchor_stride
         anchors = np.arange(segment.first_anchor, segment.stop_anchor, dtype=np.int64) * stride
         rows, first_row = self._read_rows(reader, episode, anchors)
-        asked = self.recipe.camera_deltas | self.recipe.deltas
+        asked = self._recipe.camera_deltas | self._recipe.deltas
         windows = {name: window(anchors, deltas, episode.num_frames) for name, deltas in asked.items()}
-        metered = self.frame_meter.tentative()
+        meters = {camera.name: CameraMeter() for camera in self._cameras}
         frames = {
-            camera.name: self._encode_frames(reader, episode, camera, windows[camera.name][0], metered)
-            for camera in self.cameras
+            camera.name: self._encode_frames(reader, episode, camera, windows[camera.name][0], meters[camera.name])
+            for camera in self._cameras
         }
-        self.frame_meter.add(metered)
-        self.row_meter.add({name: _take(values, anchors - first_row) for name, values in rows.items()})
         samples = []
-        for start in range(0, len(anchors), self.anchors_per_sample):
-            run = slice(start, start + self.anchors_per_sample)
+        for start in range(0, len(anchors), self._anchors_per_sample):
+            run = slice(start, start + self._anchors_per_sample)
             mine = {name: (positions[run], is_pad[run]) for name, (positions, is_pad) in windows.items()}
             samples.append(self._sample(episode, anchors[run], rows, first_row, mine, frames))
-        return samples
+        own_rows = {name: _take(values, anchors - first_row) for name, values in rows.items()}
+        return EncodedSegment(samples, meters, own_rows)
 
     def _read_rows(self, reader: SourceReader, episode: Episode, anchors: NDArray[np.int64]) -> tuple[Rows, int]:
         """The rows that anchors and number windows need, as one range, and the frame number of the first."""
-        reach = [delta for feature in self.recipe.numbers for delta in self.recipe.deltas.get(feature.name, ())]
+        reach = [delta for feature in self._recipe.numbers for delta in self._recipe.deltas.get(feature.name, ())]
         first = max(0, int(anchors[0]) + min(reach, default=0))
         last = min(episode.num_frames - 1, int(anchors[-1]) + max(reach, default=0))
         first, last = min(first, int(anchors[0])), max(last, int(anchors[-1]))
@@ -129,11 +137,11 @@ class SegmentEncoder:
         episode: Episode,
         camera: Camera,
         positions: NDArray[np.int64],
-        meter: FrameMeter,
+        sums: CameraMeter,
     ) -> EncodedFrames:
         numbers = np.unique(positions)
         contents: list[bytes] = []
-        options = self.recipe.options
+        options = self._recipe.options
         expected = (camera.height, camera.width, camera.channels)
         for number, image in zip(numbers.tolist(), reader.frames(episode, camera.name, numbers.tolist()), strict=True):
             stored = resize(image, options.image_size, options.resize_mode) if options.image_size else image
@@ -144,8 +152,8 @@ class SegmentEncoder:
                     f"leave it out: --exclude-features {camera.name}."
                 )
             stored = np.ascontiguousarray(stored)
-            contents.append(self.codec.encode(stored))
-            meter.see(camera.name, number, stored, contents[-1])
+            contents.append(self._codec.encode(stored))
+            self._meter.see(sums, number, stored, contents[-1])
         return EncodedFrames(numbers, contents)
 
     def _sample(
@@ -158,21 +166,21 @@ class SegmentEncoder:
         frames: Mapping[str, EncodedFrames],
     ) -> Sample:
         tensors: dict[str, NDArray[Any]] = {}
-        for feature in self.recipe.numbers:
+        for feature in self._recipe.numbers:
             values = rows[feature.name]
             assert isinstance(values, np.ndarray)
-            has_anchor = 0 in self.recipe.deltas.get(feature.name, ())
+            has_anchor = 0 in self._recipe.deltas.get(feature.name, ())
             shown = windows.get(feature.name)
             tensors.update(window_tensors(feature.name, values, first_row, anchors, shown, has_anchor=has_anchor))
         members: dict[str, bytes | list[bytes]] = {}
         frame_numbers: dict[str, NDArray[np.int64]] = {}
         for camera, encoded in frames.items():
             positions, is_pad = windows[camera]
-            if camera in self.recipe.deltas:
+            if camera in self._recipe.deltas:
                 tensors[f"{camera}_is_pad"] = is_pad
-            if not self.has_runs:
+            if not self._has_runs:
                 place = int(np.searchsorted(encoded.numbers, positions[0, 0]))
-                members[f"{camera}.{self.codec.extension}"] = encoded.contents[place]
+                members[f"{camera}.{self._codec.extension}"] = encoded.contents[place]
                 continue
             needed = np.unique(positions)
             picked = [encoded.contents[place] for place in np.searchsorted(encoded.numbers, needed)]
@@ -190,7 +198,7 @@ class SegmentEncoder:
             "frame_index": int(anchors[0]),
             "anchors": len(anchors),
         }
-        for name in self.recipe.source.text_features:
+        for name in self._recipe.source.text_features:
             content[name] = _take(rows[name], anchors - first_row)
         return json.dumps(content, separators=(",", ":")).encode()
 
