@@ -94,7 +94,7 @@ def probe_source(recipe: Recipe, episodes: Sequence[Episode], reader: SourceRead
 
 def byte_versions(recipe: Recipe) -> dict[str, str]:
     """Versions of the libraries whose change could change a stored byte."""
-    versions = {name: importlib.metadata.version(name) for name in ("safetensors", "webdataset")}
+    versions = {"safetensors": importlib.metadata.version("safetensors")}
     if recipe.cameras:
         versions |= library_versions()
     if any(camera.kind is Kind.VIDEO for camera in recipe.cameras):
