@@ -82,14 +82,18 @@ def damage_with_sense(output: Path, generator: np.random.Generator) -> tuple[Und
     before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file() and path.suffix != ".tar"}
     tar_sizes = {path: path.stat().st_size for path in output.rglob("*.tar")}
 
-    def undo() -> None:
+    def put_anew() -> None:
         for path, content in before.items():
-            if not path.is_file() or path.read_bytes() != content:
-                path.write_bytes(content)
+            path.unlink(missing_ok=True)  # A reader that was left in the middle may have it mapped: SIGBUS.
+            path.write_bytes(content)
+
+    def undo() -> None:
+        put_anew()
         for path, size_bytes in tar_sizes.items():
             with path.open("r+b") as file:
                 file.truncate(size_bytes)
 
+    put_anew()  # What follows writes in place.
     kinds = (_change_json, _change_table, _change_parquet, _change_member, _change_member)
     what = kinds[generator.integers(len(kinds))](output, generator)
     seal(output)
