@@ -96,7 +96,7 @@ def join(clips: list[Clip], path: Path) -> None:
     """Writes clips one behind the other, by stream copy."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as names:
-        escaped = (str(clip.path).replace("'", "'\\''") for clip in clips)
+        escaped = (str(clip.path.absolute()).replace("'", "'\\''") for clip in clips)
         names.writelines(f"file '{name}'\n" for name in escaped)
         names.flush()
         source = ["-f", "concat", "-safe", "0", "-i", names.name]
