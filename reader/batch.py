@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from predecode.reader.buffers import BufferPool
+from predecode.reader.buffers import ALIGNMENT, BufferPool, pinned_room, room_for_images
+from predecode.reader.camera import CameraMember, Shown
+from predecode.reader.gathering import Gathering, StackedTensors
 from predecode.reader.ranges import REMEDY, Range, RangeReader
 from predecode.reader.selection import FeatureWindow, Selection
 from predecode.reader.shard_index import ShardIndex
-from predecode.reader.split import SplitIndex
-from predecode.reader.tensors import TensorLayout, TensorLayouts, gather_mask, gather_number
+from predecode.reader.split import Located, SplitIndex
+from predecode.reader.tensors import TensorLayout, TensorLayouts
 from predecode.transforms.errors import FormatError
 from predecode.transforms.features import Kind
 from predecode.transforms.format import DATA_MEMBER, JSON_MEMBER
 from predecode.transforms.images import ImageCodec
+
+_JSON = json.JSONDecoder()
 
 
 @dataclass(slots=True)
@@ -31,13 +37,13 @@ class Batch:
     Attributes:
         numbers: Per number feature (B, T, *shape).
         masks: Per windowed feature (B, T) bool.
-        frames: Per camera (B, T, H, W, C): uint8, or float32 in [0, 1].
+        frames: Per camera (B, T, H, W, C): uint8, or float32 in [0, 1]. Tensors, since page-locked memory is torch's.
         texts: Per text feature B strings.
     """
 
     numbers: dict[str, NDArray[Any]]
     masks: dict[str, NDArray[np.bool_]]
-    frames: dict[str, NDArray[Any]]
+    frames: dict[str, torch.Tensor]
     texts: dict[str, list[str]] = field(default_factory=dict)
 
     def tensors(self, selection: Selection) -> dict[str, Any]:
@@ -45,29 +51,54 @@ class Batch:
         values: dict[str, Any] = dict(self.texts)
         values |= {f"{name}_is_pad": torch.from_numpy(mask) for name, mask in self.masks.items()}
         for window in selection.numbers:
-            value = torch.from_numpy(self.numbers[window.feature.name])
-            values[window.feature.name] = value if window.keeps_time else value[:, 0]
+            numbers = self.numbers[window.feature.name]
+            values[window.feature.name] = torch.from_numpy(numbers if window.keeps_time else numbers[:, 0])
         for window in selection.cameras:
             # Channels move in front by strides alone: nothing is copied.
-            value = torch.from_numpy(self.frames[window.feature.name]).permute(0, 1, 4, 2, 3)
-            values[window.feature.name] = value if window.keeps_time else value[:, 0]
+            frames = self.frames[window.feature.name].permute(0, 1, 4, 2, 3)
+            values[window.feature.name] = frames if window.keeps_time else frames[:, 0]
         return {key: values[key] for key in selection.item_keys}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Place:
-    """Where one item lies: the index of its shard, the sample's row there, the anchor within the sample."""
+    """Where one item lies, and what it shows.
+
+    Attributes:
+        index: Of its shard.
+        row: The sample's row there.
+        anchor: Number of the anchor within the sample.
+        shown: Per camera the images of its window.
+    """
 
     index: ShardIndex
     row: int
     anchor: int
-    slots: Mapping[str, Sequence[int]]
-    """Per camera stored as a `frames` member, which of its frames each wanted delta shows."""
+    shown: Sequence[Shown]
 
     @property
     def where(self) -> str:
         """What to call the sample in messages."""
         return f"{self.index.tar_path}, sample {self.index.keys[self.row]}"
+
+
+@dataclass(slots=True)
+class _Image:
+    """Bytes of an image, and where it goes.
+
+    Attributes:
+        content: Encoded.
+        room: Of its camera's window in the batch: (T, H, W, C).
+        slots: Those of the window that show it.
+        place: Of its item, for messages.
+        camera: The same.
+    """
+
+    content: bytes | memoryview
+    room: NDArray[Any]
+    slots: tuple[int, ...]
+    place: _Place
+    camera: CameraMember
 
 
 class BatchReader:
@@ -104,105 +135,121 @@ class BatchReader:
         self._return_uint8 = return_uint8
         self._pad_zeros = pad_zeros
         self._verify = verify
-        self._layouts = TensorLayouts(selection)
+        self._gathering = Gathering(selection)
+        self._layouts = TensorLayouts(selection, self._gathering.tensors)
         self._pool = BufferPool(max_kept=max_buffers)
         self._local = threading.local()
         item_format = selection.item_format
-        self._members = [
-            (window.feature.name, item_format.camera_member(window.feature.name)) for window in selection.cameras
+        self._cameras = [
+            CameraMember(window, item_format.camera_member(window.feature.name), item_format.has_runs)
+            for window in selection.cameras
         ]
-        self._member_of = dict(self._members)
-        self._runs = [
-            (window.feature.name, self._member_of[window.feature.name], window.deltas or (0,))
-            for window in (selection.cameras if item_format.has_runs else ())
+        self._numbers = [
+            (window.feature.name, (window.num_slots, *window.feature.shape), np.dtype(window.feature.dtype))
+            for window in selection.numbers
         ]
+        self._masks = [(name, window.num_slots) for name, window in selection.windows.items() if window.has_mask]
+        self._frames = [self._frames_of(window) for window in selection.cameras]
+        self._whole_images = [camera.whole() for camera in self._cameras]
 
-    def allocate(self, size: int) -> Batch:
-        """Makes room for so many items."""
-        selection = self._selection
+    def allocate(self, size: int, *, pinned: bool = False) -> Batch:
+        """Makes room for so many items.
+
+        Args:
+            size: How many.
+            pinned: Whether images lie in page-locked memory, which needs CUDA.
+        """
         return Batch(
-            numbers={
-                window.feature.name: np.empty(
-                    (size, window.num_slots, *window.feature.shape), np.dtype(window.feature.dtype)
-                )
-                for window in selection.numbers
-            },
-            masks={
-                window.feature.name: np.empty((size, window.num_slots), np.bool_)
-                for window in selection.windows.values()
-                if window.deltas is not None
-            },
-            frames={
-                window.feature.name: self._room((size, window.num_slots, *window.feature.shape), window)
-                for window in selection.cameras
-            },
-            texts={name: [""] * size for name in selection.item_format.text_features},
+            numbers={name: np.empty((size, *shape), dtype) for name, shape, dtype in self._numbers},
+            masks={name: np.empty((size, num_slots), np.bool_) for name, num_slots in self._masks},
+            frames=self._rooms(size, pinned=pinned),
+            texts={name: [""] * size for name in self._selection.item_format.text_features},
         )
 
-    def _room(self, shape: tuple[int, ...], window: FeatureWindow) -> NDArray[Any]:
-        """Floats lie in memory channels first, as lerobot's do: the last bits of a convolution depend on that."""
-        size = int(np.prod(shape))
-        if self._stays_uint8(window):
-            return self._pool.take(size).reshape(shape)
-        *outer, height, width, channels = shape
-        planes = self._pool.take(size * 4).view(np.float32).reshape(*outer, channels, height, width)
-        return np.moveaxis(planes, -3, -1)
+    def _rooms(self, size: int, *, pinned: bool) -> dict[str, torch.Tensor]:
+        """Room for all cameras in one piece of memory."""
+        bytes_each = [size * num_bytes + -size * num_bytes % ALIGNMENT for _, _, _, num_bytes in self._frames]
+        memory = pinned_room(sum(bytes_each)) if pinned else torch.from_numpy(self._pool.take(sum(bytes_each)))
+        starts = accumulate(bytes_each, initial=0)
+        rooms = {}
+        for start, (name, shape, dtype, num_bytes) in zip(starts, self._frames, strict=False):
+            part = memory[start : start + size * num_bytes].view(dtype)
+            if dtype.is_floating_point:  # As lerobot's lie in memory: the last bits of a convolution depend on that.
+                num_slots, height, width, channels = shape
+                rooms[name] = part.view(size, num_slots, channels, height, width).permute(0, 1, 3, 4, 2)
+            else:
+                rooms[name] = part.view(size, *shape)
+        return rooms
 
-    def _stays_uint8(self, window: FeatureWindow) -> bool:
-        """lerobot leaves only videos uint8; stored images become floats whatever is asked for."""
-        return self._return_uint8 and window.feature.kind is Kind.VIDEO
+    def _frames_of(self, window: FeatureWindow) -> tuple[str, tuple[int, ...], torch.dtype, int]:
+        """Of a camera's window: name, shape, dtype, bytes. lerobot leaves only videos uint8, never stored images."""
+        shape = (window.num_slots, *window.feature.shape)
+        dtype = torch.uint8 if self._return_uint8 and window.feature.kind is Kind.VIDEO else torch.float32
+        return window.feature.name, shape, dtype, math.prod(shape) * dtype.itemsize
 
-    def fill(self, batch: Batch, first_place: int, items: NDArray[np.int64]) -> None:
+    def fill(self, batch: Batch, first_place: int, items: Located) -> None:
         """Fills consecutive places of a batch.
 
         Args:
             batch: From `allocate`.
             first_place: Of the first item.
-            items: (G,) item numbers.
+            items: Where they lie.
 
         Raises:
             FormatError: what is fetched is not what was written; the message names shard, sample and offset.
             OSError: storage fails.
         """
-        places = self._locate(items)
+        if not len(items):
+            return
+        places = self._places(items)
         contents = iter(self._ranges.read_ranges([part for place in places for part in self._parts(place)]))
-        groups: dict[TensorLayout, list[tuple[int, memoryview]]] = {}
-        for number, place in enumerate(places):
-            at = first_place + number
+        tensors: list[tuple[TensorLayout, memoryview]] = []
+        images: list[_Image] = []
+        rooms = [batch.frames[camera.name].numpy() for camera in self._cameras]
+        for at, place in enumerate(places, first_place):
             self._fill_text(batch, at, place, self._checked(place, JSON_MEMBER, next(contents)))
-            tensors = memoryview(self._checked(place, DATA_MEMBER, next(contents)))
-            groups.setdefault(self._layout(place, tensors), []).append((number, tensors))
-            for window in self._selection.cameras:
-                self._fill_frames(batch, at, window, place, contents)
-        for layout, members in groups.items():
-            self._fill_numbers(batch, first_place, places, layout, members)
+            numbers = memoryview(self._checked(place, DATA_MEMBER, next(contents)))
+            tensors.append((self._layout(place, numbers), numbers))
+            for camera, room, shown in zip(self._cameras, rooms, place.shown, strict=True):
+                for number, slots in shown.items():
+                    content = next(contents)
+                    if self._verify:
+                        camera.check(content, place.index, place.row, number)
+                    images.append(_Image(content, room[at], slots, place, camera))
+        here = slice(first_place, first_place + len(places))
+        self._gathering.fill(
+            {name: values[here] for name, values in batch.numbers.items()},
+            {name: mask[here] for name, mask in batch.masks.items()},
+            StackedTensors(tensors),
+            np.array([place.anchor for place in places]),
+            where=lambda number: places[number].where,
+        )
+        # Last, and with little in between: while one thread is in Python, the others cannot begin their next image.
+        for image in images:
+            self._decode(image)
+        if self._pad_zeros:
+            for name, mask in batch.masks.items():
+                values = batch.frames[name].numpy() if name in batch.frames else batch.numbers[name]
+                values[here][mask[here]] = 0
 
-    def _locate(self, items: NDArray[np.int64]) -> list[_Place]:
-        located = self._split.locate(items)
-        anchor_frames = located.anchor_number * self._selection.item_format.anchor_stride
-        places = []
-        for shard, row, anchor, frame in zip(
-            located.shard.tolist(),
-            located.row.tolist(),
-            located.anchor.tolist(),
-            anchor_frames.tolist(),
-            strict=True,
-        ):
-            index = self._split.shard_index(shard)
-            slots = {name: _slots(index, row, member, deltas, frame) for name, member, deltas in self._runs}
-            places.append(_Place(index, row, anchor, slots))
-        return places
+    def _places(self, items: Located) -> list[_Place]:
+        shards, rows, anchors = items.shard.tolist(), items.row.tolist(), items.anchor.tolist()
+        indices = map(self._split.shard_index, shards)
+        if not self._selection.item_format.has_runs:
+            return [_Place(*found, self._whole_images) for found in zip(indices, rows, anchors, strict=True)]
+        frames = (items.anchor_number * self._selection.item_format.anchor_stride).tolist()
+        return [
+            _Place(index, row, anchor, [camera.shown(index, row, frame) for camera in self._cameras])
+            for index, row, anchor, frame in zip(indices, rows, anchors, frames, strict=True)
+        ]
 
-    def _parts(self, place: _Place) -> Iterator[Range]:
+    def _parts(self, place: _Place) -> list[Range]:
         """The ranges that an item needs, in the order in which `fill` takes them."""
-        yield place.index.member_range(place.row, JSON_MEMBER)
-        yield place.index.member_range(place.row, DATA_MEMBER)
-        for camera, member in self._members:
-            slots = place.slots.get(camera)
-            if slots is None:
-                yield place.index.member_range(place.row, member)
-            else:
-                yield from place.index.frame_ranges(place.row, member, sorted(set(slots)))
+        index, row = place.index, place.row
+        parts = [index.member_range(row, JSON_MEMBER), index.member_range(row, DATA_MEMBER)]
+        for camera, shown in zip(self._cameras, place.shown, strict=True):
+            parts += camera.ranges(index, row, shown)
+        return parts
 
     def _checked(self, place: _Place, member: str, content: bytes | memoryview) -> bytes | memoryview:
         if self._verify:
@@ -217,7 +264,7 @@ class BatchReader:
 
     def _fill_text(self, batch: Batch, at: int, place: _Place, content: bytes | memoryview) -> None:
         try:
-            text = json.loads(bytes(content))
+            text = _JSON.decode(str(content, "utf-8"))
             found = {name: text[name][place.anchor] for name in batch.texts}
         except (ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
             raise FormatError(f"{place.where}: the strings are damaged: {error!r:.200}. {REMEDY}") from error
@@ -226,77 +273,25 @@ class BatchReader:
                 raise FormatError(f"{place.where}: expected {name} as a string, got {value!r:.80}. {REMEDY}")
             batch.texts[name][at] = value
 
-    def _fill_frames(
-        self, batch: Batch, at: int, window: FeatureWindow, place: _Place, contents: Iterator[bytes | memoryview]
-    ) -> None:
-        """Decodes each frame once, into the first slot that shows it, and copies it to the others."""
-        name = window.feature.name
-        room, member = batch.frames[name][at], self._member_of[name]
-        slots = place.slots.get(name) or [0] * window.num_slots
-        for stored in sorted(set(slots)):
-            content = next(contents)
-            if self._verify and name in place.slots:
-                place.index.check_frame(content, place.row, member, stored)
-            elif self._verify:
-                place.index.check_member(content, place.row, member)
-            first, *others = [slot for slot, shown in enumerate(slots) if shown == stored]
-            self._decode(content, room[first], place, member)
-            for slot in others:
-                room[slot] = room[first]
-
-    def _decode(self, content: bytes | memoryview, room: NDArray[Any], place: _Place, member: str) -> None:
+    def _decode(self, image: _Image) -> None:
+        """Decodes an image into the first slot that shows it, and copies it to the others."""
+        first, *others = image.slots
+        room = image.room[first]
         try:
             if room.dtype == np.uint8:
-                self._codec.decode(content, out=room)
-                return
-            np.copyto(room, self._codec.decode(content, out=self._scratch(room.shape)))
+                self._codec.decode(image.content, out=room)
+            else:
+                np.copyto(room, self._codec.decode(image.content, out=self._scratch(room.shape)))
+                # As lerobot does it: a multiplication by 1/255 would differ in the last bit.
+                np.divide(room, np.float32(255), out=room)
         except FormatError as error:
-            raise FormatError(f"{place.where}, {member}: {error}") from error
-        # As lerobot does it: a multiplication by 1/255 would differ in the last bit.
-        np.divide(room, np.float32(255), out=room)
+            raise FormatError(f"{image.place.where}, {image.camera.member}: {error}") from error
+        for slot in others:
+            image.room[slot] = room
 
     def _scratch(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
         """Room for one decoded frame, each thread's own."""
         room: NDArray[np.uint8] | None = getattr(self._local, "room", None)
         if room is None or room.shape != shape:
-            room = self._local.room = np.empty(shape, np.uint8)
+            room = self._local.room = room_for_images(math.prod(shape)).reshape(shape)
         return room
-
-    def _fill_numbers(
-        self,
-        batch: Batch,
-        first_place: int,
-        places: Sequence[_Place],
-        layout: TensorLayout,
-        members: Sequence[tuple[int, memoryview]],
-    ) -> None:
-        """Fills numbers and masks of items whose tensors have the same layout."""
-        chosen = [places[number] for number, _ in members]
-        at = first_place + np.array([number for number, _ in members])
-        anchors = np.array([place.anchor for place in chosen])
-        bodies = np.stack([np.frombuffer(tensors, np.uint8, offset=layout.header_bytes) for _, tensors in members])
-        for window in self._selection.numbers:
-            batch.numbers[window.feature.name][at] = gather_number(
-                window, layout, bodies, anchors, where=lambda number: chosen[number].where
-            )
-        for window in self._selection.windows.values():
-            if window.deltas is not None:
-                batch.masks[window.feature.name][at] = gather_mask(window, layout, bodies, anchors)
-        if self._pad_zeros:
-            for name, mask in batch.masks.items():
-                values = batch.frames[name] if name in batch.frames else batch.numbers[name]
-                for place in at.tolist():
-                    values[place][mask[place]] = 0
-
-
-def _slots(index: ShardIndex, row: int, member: str, deltas: Sequence[int], anchor_frame: int) -> list[int]:
-    """Which frames of a `frames` member a window shows: those stored, which end where the episode does."""
-    frames = index.frames[member]
-    numbers = frames.number[frames.first[row] : frames.first[row + 1]]
-    wanted = np.clip(anchor_frame + np.asarray(deltas, np.int64), numbers[0], numbers[-1])
-    slots = np.searchsorted(numbers, wanted)
-    if not np.array_equal(numbers[slots], wanted):
-        raise FormatError(
-            f"{index.tar_path}, sample {index.keys[row]}, {member}: the frames of a window are not there. {REMEDY}"
-        )
-    return slots.tolist()

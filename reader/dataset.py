@@ -18,7 +18,7 @@ from predecode.reader.item_format import ItemFormat
 from predecode.reader.metadata import WindowMetadata
 from predecode.reader.ranges import open_ranges
 from predecode.reader.selection import select_windows
-from predecode.reader.split import SplitIndex
+from predecode.reader.split import Located, SplitIndex
 from predecode.reader.windowed import StorageOrder
 from predecode.transforms.errors import UsageError
 from predecode.transforms.hashing import order_key
@@ -109,7 +109,7 @@ class WindowDataset(Dataset[dict[str, Any]]):
         """Several windows at once: what PyTorch's DataLoader calls for a batch."""
         items = np.array([self._checked(index) for index in indices], np.int64)
         batch = self.reader.allocate(len(items))
-        self.reader.fill(batch, 0, items)
+        self.reader.fill(batch, 0, self._index.locate(items))
         tensors = batch.tensors(self._selection)
         return [self._transformed({key: value[place] for key, value in tensors.items()}) for place in range(len(items))]
 
@@ -215,6 +215,14 @@ class WindowDataset(Dataset[dict[str, Any]]):
             for window in self._selection.cameras:
                 item[window.feature.name] = self.image_transforms(item[window.feature.name])
         return item
+
+    def locate(self, items: NDArray[np.int64]) -> Located:
+        """Says where items lie: what `reader` fetches by.
+
+        Args:
+            items: (G,) numbers of windows.
+        """
+        return self._index.locate(items)
 
     def storage_order(self) -> StorageOrder:
         """The windows in the order in which they lie in the shards."""

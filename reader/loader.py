@@ -7,7 +7,7 @@ import os
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import pairwise
+from itertools import accumulate, islice, pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -19,10 +19,13 @@ from predecode.reader.dataset import WindowDataset
 from predecode.reader.dealing import Deal, Tail
 from predecode.reader.permutation import Identity, Order, Permutation
 from predecode.reader.skipping import Damaged, OnError, Skipped, Skipping
+from predecode.reader.split import Located
 from predecode.reader.windowed import StorageOrder, WindowedShuffle
 from predecode.transforms.errors import UsageError
 
 _STATE_VERSION = 1
+_MIN_PART = 16
+_FOUND_AT_ONCE = 1024
 
 
 class WindowLoader:
@@ -48,6 +51,7 @@ class WindowLoader:
         tail: Tail | None = None,
         prefetch_batches: int = 2,
         device: torch.device | str | None = None,
+        pin_memory: bool | None = None,
         on_error: OnError = "raise",
         max_skipped: int | None = None,
     ) -> None:
@@ -69,6 +73,8 @@ class WindowLoader:
                 several ranks if not given, else "exact".
             prefetch_batches: Batches that are decoded ahead.
             device: Where tensors are moved to, without waiting for it; not moved if not given.
+            pin_memory: Whether batches lie in page-locked memory, as far as there is CUDA: images are decoded straight
+                into it. If not given, where `device` is CUDA's.
             on_error: "raise": a damaged window ends the pass. "skip": it is left out, so that its batch is shorter. One
                 rank leaves out a batch of which nothing is left; with several it ends the pass, since the others would
                 wait.
@@ -102,7 +108,9 @@ class WindowLoader:
         self._window_shards = window_shards
         self._seed = seed
         self._num_ahead = prefetch_batches
-        self._device = device
+        self._device = None if device is None else torch.device(device)
+        wants_pinned = self._device is not None and self._device.type == "cuda" if pin_memory is None else pin_memory
+        self._is_pinned = wants_pinned and torch.cuda.is_available()
         self._next = (0, 0)  # Epoch and position that the next pass begins with.
         self._reached = (0, 0)
 
@@ -192,15 +200,15 @@ class WindowLoader:
         """Batches in order, each when all of it is there; the next ones are being filled meanwhile."""
         reader, skipping = self._dataset.reader, self._skipping
         ahead: deque[tuple[Batch, NDArray[np.int64], list[Future[list[Damaged]]]]] = deque()
-        ranges = deal.batches()
+        found = self._found(deal, order)
         while True:
-            while len(ahead) <= self._num_ahead and (positions := next(ranges, None)) is not None:
-                items = order(np.arange(*positions))
-                batch = reader.allocate(len(items))
-                # One task per thread, not per window: handing over a task costs a third of decoding an image.
-                bounds = np.linspace(0, len(items), min(self._num_threads, len(items)) + 1).astype(int).tolist()
+            while len(ahead) <= self._num_ahead and (one := next(found, None)) is not None:
+                items, places = one
+                batch = reader.allocate(len(items), pinned=self._is_pinned)
+                num_parts = self._num_parts(len(items), is_first=not ahead)
+                bounds = [len(items) * part // num_parts for part in range(num_parts + 1)]
                 tasks = [
-                    pool.submit(skipping.fill, reader, batch, start, items[start:stop])
+                    pool.submit(skipping.fill, reader, batch, start, places[start:stop])
                     for start, stop in pairwise(bounds)
                 ]
                 ahead.append((batch, items, tasks))
@@ -209,12 +217,32 @@ class WindowLoader:
             batch, items, tasks = ahead.popleft()
             yield skipping.without(batch, items, [damaged for task in tasks for damaged in task.result()])
 
-    def _moved(self, tensors: dict[str, Any]) -> dict[str, Any]:
+    def _found(self, deal: Deal, order: Order) -> Iterator[tuple[NDArray[np.int64], Located]]:
+        """Per batch its items, and where they lie; found for many batches at once: for one it costs nearly as much."""
+        batches = deal.batches()
+        while block := list(islice(batches, max(1, _FOUND_AT_ONCE // self._dealing["batch_size"]))):
+            items = order(np.concatenate([np.arange(*positions) for positions in block]))
+            located = self._dataset.locate(items)
+            stops = list(accumulate(stop - start for start, stop in block))
+            for part in map(slice, [0, *stops], stops):
+                yield items[part], located[part]
+
+    def _num_parts(self, num_items: int, *, is_first: bool) -> int:
+        """Tasks to make of a batch: handing one over costs as much as half an image, and so do its first steps.
+
+        The first batch is waited for: all threads have a part of it. Later there are others to work on.
+        """
+        needed = self._num_threads if is_first else -(-self._num_threads // (1 + self._num_ahead))
+        return min(max(needed, num_items // _MIN_PART), self._num_threads, num_items)
+
+    def _moved(self, batch: dict[str, Any]) -> dict[str, Any]:
+        if self._is_pinned:  # Images are already.
+            batch = {key: value.pin_memory() if torch.is_tensor(value) else value for key, value in batch.items()}
         if self._device is None:
-            return tensors
+            return batch
         return {
-            key: value.to(self._device, non_blocking=True) if isinstance(value, torch.Tensor) else value
-            for key, value in tensors.items()
+            key: value.to(self._device, non_blocking=True) if torch.is_tensor(value) else value
+            for key, value in batch.items()
         }
 
 

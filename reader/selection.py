@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from predecode.reader.item_format import ItemFormat, StoredFeature
 from predecode.transforms.errors import UsageError
@@ -20,16 +20,23 @@ class FeatureWindow:
         deltas: Wanted offsets in frames; None for the anchor's own value, without a mask.
         columns: Per wanted delta its column of the stored index. None where the anchor's own value is wanted and is not
             found through one.
+        has_index: Whether its rows are found through an index that samples store.
     """
 
     feature: StoredFeature
     deltas: tuple[int, ...] | None
     columns: tuple[int, ...] | None
+    has_index: bool
 
     @property
     def num_slots(self) -> int:
         """Values per item: 1 where there are no deltas."""
         return 1 if self.deltas is None else len(self.deltas)
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether items have a mask for it."""
+        return self.deltas is not None
 
     @property
     def keeps_time(self) -> bool:
@@ -45,21 +52,20 @@ class Selection:
         item_format: Of the output.
         windows: Cameras and numbers, by name, in the source's order.
         item_keys: Keys of an item, in lerobot's order.
+        cameras: Windows of video and image features.
+        numbers: Windows of number features.
     """
 
     item_format: ItemFormat
     windows: Mapping[str, FeatureWindow]
     item_keys: tuple[str, ...]
+    cameras: tuple[FeatureWindow, ...] = field(init=False)
+    numbers: tuple[FeatureWindow, ...] = field(init=False)
 
-    @property
-    def cameras(self) -> tuple[FeatureWindow, ...]:
-        """Windows of video and image features."""
-        return tuple(window for window in self.windows.values() if window.feature.is_camera)
-
-    @property
-    def numbers(self) -> tuple[FeatureWindow, ...]:
-        """Windows of number features."""
-        return tuple(window for window in self.windows.values() if not window.feature.is_camera)
+    def __post_init__(self) -> None:
+        windows = self.windows.values()
+        object.__setattr__(self, "cameras", tuple(window for window in windows if window.feature.is_camera))
+        object.__setattr__(self, "numbers", tuple(window for window in windows if not window.feature.is_camera))
 
 
 def select_windows(
@@ -101,16 +107,16 @@ def _window(feature: StoredFeature, stored: tuple[int, ...] | None, wanted: tupl
                 f"{feature.name!r} was materialized without a window: only the delta 0 is there, not {list(wanted)}. "
                 "Materialize again with the deltas you need."
             )
-        return FeatureWindow(feature, wanted, None)
+        return FeatureWindow(feature, wanted, None, has_index=False)
     if wanted is None:
         if feature.is_camera and 0 not in stored:
             raise UsageError(
                 f"{feature.name!r} was materialized at the deltas {list(stored)} (frames): the anchor's own frame is "
                 "not there. Name some of these deltas, or materialize again with 0 among them."
             )
-        return FeatureWindow(feature, None, (stored.index(0),) if 0 in stored else None)
+        return FeatureWindow(feature, None, (stored.index(0),) if 0 in stored else None, has_index=True)
     if missing := sorted(set(wanted) - set(stored)):
         raise UsageError(
             f"{feature.name!r} was not materialized at the deltas {missing} (frames). There are: {list(stored)}."
         )
-    return FeatureWindow(feature, wanted, tuple(stored.index(delta) for delta in wanted))
+    return FeatureWindow(feature, wanted, tuple(stored.index(delta) for delta in wanted), has_index=True)

@@ -166,8 +166,8 @@ class ShardIndex:
     def member_range(self, row: int, member: str) -> Range:
         """Where the member of a sample lies in the tar."""
         places = self.members[member]
-        start = int(places.offset[row])
-        return self.tar, start, start + int(places.size[row])
+        start = places.offset.item(row)
+        return self.tar, start, start + places.size.item(row)
 
     def frame_ranges(self, row: int, member: str, places: Sequence[int]) -> list[Range]:
         """Where some frames of a `frames` member lie in the tar.
@@ -177,12 +177,9 @@ class ShardIndex:
             member: Its extension.
             places: Numbers of frames within the member.
         """
-        start, frames = int(self.members[member].offset[row]), self.frames[member]
-        first = int(frames.first[row]) + row
-        offset = frames.offset
-        return [
-            (self.tar, start + int(offset[first + place]), start + int(offset[first + place + 1])) for place in places
-        ]
+        start, frames = self.members[member].offset.item(row), self.frames[member]
+        first, offset = frames.first.item(row) + row, frames.offset.item
+        return [(self.tar, start + offset(first + place), start + offset(first + place + 1)) for place in places]
 
     def check_member(self, content: bytes | memoryview, row: int, member: str) -> None:
         """Checks the content of a member against its checksum.
@@ -191,7 +188,7 @@ class ShardIndex:
             FormatError: it is not what was written.
         """
         places = self.members[member]
-        if xxhash.xxh3_64_intdigest(content) != int(places.xxh3[row]):
+        if xxhash.xxh3_64_intdigest(content) != places.xxh3.item(row):
             raise self._damaged(self.member_range(row, member), row, member)
 
     def check_frame(self, content: bytes | memoryview, row: int, member: str, place: int) -> None:
@@ -201,7 +198,7 @@ class ShardIndex:
             FormatError: it is not what was written.
         """
         frames = self.frames[member]
-        if xxhash.xxh3_64_intdigest(content) != int(frames.xxh3[int(frames.first[row]) + place]):
+        if xxhash.xxh3_64_intdigest(content) != frames.xxh3.item(frames.first.item(row) + place):
             (found,) = self.frame_ranges(row, member, [place])
             raise self._damaged(found, row, f"{member}, frame {place}")
 

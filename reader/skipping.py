@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from predecode.reader.batch import Batch, BatchReader
+from predecode.reader.split import Located
 from predecode.transforms.errors import FormatError, UsageError
 
 OnError: TypeAlias = Literal["raise", "skip"]
@@ -98,7 +99,7 @@ class Skipping:
         self._worker = worker
         self._first = []
 
-    def fill(self, reader: BatchReader, batch: Batch, first_place: int, items: NDArray[np.int64]) -> list[Damaged]:
+    def fill(self, reader: BatchReader, batch: Batch, first_place: int, items: Located) -> list[Damaged]:
         """Fills places of a batch as `BatchReader.fill` does; several threads may do so at once.
 
         Returns:

@@ -32,7 +32,7 @@ _SIDES: tuple[Literal["left", "right"], ...] = ("left", "right")
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """Where items lie; all arrays are (items,).
+    """Where items lie; all arrays are (items,). A slice of it is that of some of them.
 
     Attributes:
         shard: int32, number of the shard.
@@ -47,6 +47,14 @@ class Located:
     anchor: NDArray[np.int64]
     episode: NDArray[np.int64]
     anchor_number: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.shard)
+
+    def __getitem__(self, part: slice) -> Located:
+        return Located(
+            self.shard[part], self.row[part], self.anchor[part], self.episode[part], self.anchor_number[part]
+        )
 
 
 class SplitIndex:

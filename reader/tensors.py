@@ -1,7 +1,7 @@
-"""The numbers of many samples at once: headers parsed once, bodies copied once, features taken as columns.
+"""The headers of samples' tensors: parsed and checked once for all samples that have the same.
 
 Nearly all samples of an output have the same safetensors header, byte for byte; only those at the edges of an episode
-differ. So a header is parsed and checked when it is first seen, and bodies behind equal headers are gathered together.
+differ.
 """
 
 from __future__ import annotations
@@ -9,15 +9,14 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from predecode.reader.ranges import REMEDY
-from predecode.reader.selection import FeatureWindow, Selection
+from predecode.reader.selection import Selection
 from predecode.transforms.errors import FormatError
 from predecode.transforms.features import MAX_DIMENSIONS
 
@@ -33,6 +32,7 @@ _MAX_KNOWN_BYTES = 1 << 26
 """Headers are kept up to so many bytes together: that is thousands of those that the job writes."""
 
 _MAX_DIMENSIONS = MAX_DIMENSIONS + 1
+_ALIGNMENT = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,30 +50,32 @@ class TensorLayout:
     """What a header says; equal headers give the same object.
 
     Attributes:
-        places: Per tensor name.
         header_bytes: Where the body begins.
         body_bytes: Its length.
+        padding: Behind a body, so that the next one is aligned for every dtype.
+        starts: Where the tensors that will be taken begin in the body, in an order that all layouts share.
+        num_rows: The lengths of their first axes.
     """
 
-    places: Mapping[str, TensorPlace]
     header_bytes: int
     body_bytes: int
-
-    def take(self, name: str, bodies: NDArray[np.uint8]) -> NDArray[Any]:
-        """One tensor of all bodies: (G, *shape)."""
-        place = self.places[name]
-        column = np.ascontiguousarray(bodies[:, place.start : place.stop])
-        if place.dtype == np.bool_:
-            return (column != 0).reshape(len(bodies), *place.shape)  # Others than 0 and 1 would mislead numpy.
-        return column.view(place.dtype).reshape(len(bodies), *place.shape)
+    padding: bytes
+    starts: tuple[int, ...]
+    num_rows: tuple[int, ...]
 
 
 class TensorLayouts:
     """The layouts of an output's samples, by header. Safe to use from several threads."""
 
-    def __init__(self, selection: Selection) -> None:
-        """Knows none yet."""
+    def __init__(self, selection: Selection, tensors: Sequence[str]) -> None:
+        """Knows none yet.
+
+        Args:
+            selection: What items show.
+            tensors: Names of the tensors that will be taken for it.
+        """
         self._selection = selection
+        self._tensors = tensors
         self._known: dict[tuple[bytes, int], TensorLayout] = {}
         self._known_bytes = 0
 
@@ -95,8 +97,7 @@ class TensorLayouts:
         header = bytes(content[: _LENGTH.size + length])
         layout = self._known.get((header, num_anchors))
         if layout is None:
-            layout = _parse(header)
-            self._check(layout, num_anchors)
+            layout = self._checked(_parse(header), len(header), num_anchors)
             if self._known_bytes < _MAX_KNOWN_BYTES:
                 self._known_bytes += len(header)
                 self._known[header, num_anchors] = layout
@@ -104,70 +105,34 @@ class TensorLayouts:
             raise FormatError(f"The tensors are cut short. {REMEDY}")
         return layout
 
-    def _check(self, layout: TensorLayout, num_anchors: int) -> None:
-        """Checks dtypes and shapes of all that will be taken."""
+    def _checked(self, places: Mapping[str, TensorPlace], header_bytes: int, num_anchors: int) -> TensorLayout:
+        """A layout, once dtypes and shapes of all that will be taken are checked."""
         item_format = self._selection.item_format
         for window in self._selection.windows.values():
             feature = window.feature
             stored = item_format.delta_indices.get(feature.name)
             if stored is not None:
-                _require(layout, f"{feature.name}_is_pad", "?", (num_anchors, len(stored)))
+                _require(places, f"{feature.name}_is_pad", "?", (num_anchors, len(stored)))
             if feature.is_camera:
                 continue
             num_rows = num_anchors if stored is None else None
-            _require(layout, feature.name, feature.dtype, (num_rows, *feature.shape))
+            _require(places, feature.name, feature.dtype, (num_rows, *feature.shape))
             if stored is not None:
-                _require(layout, f"{feature.name}/index", "<i4", (num_anchors, len(stored)))
+                _require(places, f"{feature.name}/index", "<i4", (num_anchors, len(stored)))
                 if 0 not in stored:
-                    _require(layout, f"{feature.name}/anchor", "<i4", (num_anchors,))
+                    _require(places, f"{feature.name}/anchor", "<i4", (num_anchors,))
+        body_bytes = max((place.stop for place in places.values()), default=0)
+        taken = [places[name] for name in self._tensors]
+        return TensorLayout(
+            header_bytes,
+            body_bytes,
+            padding=bytes(-body_bytes % _ALIGNMENT),
+            starts=tuple(place.start for place in taken),
+            num_rows=tuple(place.shape[0] for place in taken),
+        )
 
 
-def gather_number(
-    window: FeatureWindow,
-    layout: TensorLayout,
-    bodies: NDArray[np.uint8],
-    anchors: NDArray[np.int64],
-    *,
-    where: Callable[[int], str],
-) -> NDArray[Any]:
-    """The values of one number feature: (G, T, *shape), with T = 1 where the item has no deltas.
-
-    Args:
-        window: What items show of it.
-        layout: Of all the bodies.
-        bodies: (G, B) uint8.
-        anchors: (G,) anchors within their samples.
-        where: What to call the sample of each of them in messages.
-
-    Raises:
-        FormatError: an index leads out of the stored rows.
-    """
-    name, group = window.feature.name, np.arange(len(bodies))
-    rows = layout.take(name, bodies)
-    if f"{name}/index" not in layout.places:
-        own = rows[group, anchors][:, None]
-        return own if window.num_slots == 1 else np.repeat(own, window.num_slots, axis=1)
-    if window.columns is None:
-        index = layout.take(f"{name}/anchor", bodies)[group, anchors][:, None]
-    else:
-        index = layout.take(f"{name}/index", bodies)[group, anchors][:, list(window.columns)]
-    if index.size and (index.min() < 0 or index.max() >= rows.shape[1]):
-        first = int(np.argmax(((index < 0) | (index >= rows.shape[1])).any(axis=1)))
-        raise FormatError(f"{where(first)}, {name}: an index leads out of the {rows.shape[1]} rows. {REMEDY}")
-    return rows[group[:, None], index]
-
-
-def gather_mask(
-    window: FeatureWindow, layout: TensorLayout, bodies: NDArray[np.uint8], anchors: NDArray[np.int64]
-) -> NDArray[np.bool_]:
-    """The mask of one feature with deltas: (G, T) bool."""
-    if window.columns is None:
-        return np.zeros((len(bodies), window.num_slots), np.bool_)
-    masks = layout.take(f"{window.feature.name}_is_pad", bodies)
-    return masks[np.arange(len(bodies)), anchors][:, list(window.columns)]
-
-
-def _parse(header: bytes) -> TensorLayout:
+def _parse(header: bytes) -> dict[str, TensorPlace]:
     try:
         content = json.loads(header[_LENGTH.size :])
         content.pop("__metadata__", None)
@@ -180,8 +145,7 @@ def _parse(header: bytes) -> TensorLayout:
         raise FormatError(f"The tensors' header is damaged: {error!r:.200}. {REMEDY}") from error
     if not sound:
         raise FormatError(f"The tensors' header gives sizes that do not fit. {REMEDY}")
-    body_bytes = max((place.stop for place in places.values()), default=0)
-    return TensorLayout(places, len(header), body_bytes)
+    return places
 
 
 def _bounds(data_offsets: Any) -> tuple[int, int]:
@@ -195,11 +159,12 @@ def _is_sound(place: TensorPlace) -> bool:
         len(place.shape) <= _MAX_DIMENSIONS
         and all(type(number) is int and 0 <= number < 1 << 40 for number in numbers)
         and math.prod(place.shape) * place.dtype.itemsize == place.stop - place.start
+        and place.start % place.dtype.itemsize == 0  # The largest items come first: safetensors' own order.
     )
 
 
-def _require(layout: TensorLayout, name: str, dtype: str, shape: tuple[int | None, ...]) -> None:
-    place = layout.places.get(name)
+def _require(places: Mapping[str, TensorPlace], name: str, dtype: str, shape: tuple[int | None, ...]) -> None:
+    place = places.get(name)
     fits = (
         place is not None
         and place.dtype == np.dtype(dtype)
