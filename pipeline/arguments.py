@@ -46,6 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     preview.add_argument("--split", choices=("train", "val"), default="train", help="default: %(default)s")
     preview.add_argument("--windows", type=_at_least_one, default=6, metavar="N", help="how many; default: %(default)s")
     _add_common(preview)
+    _add_verify(commands)
     return parser
 
 
@@ -75,6 +76,22 @@ def _add_materialize(commands: argparse._SubParsersAction[argparse.ArgumentParse
     run.add_argument("--no-progress", action="store_true", help="no progress on standard error")
     run.add_argument("--json", action="store_true", help="the summary as one JSON object on standard output")
     _add_common(run)
+
+
+def _add_verify(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "verify",
+        help="whether an output is all there",
+        description="Reads every byte of an output and compares it with the manifest: after a copy to another disk or "
+        "bucket this tells that it arrived. Exit status 1 where something is missing, has changed, or is too much.",
+    )
+    add = parser.add_argument
+    add("output", metavar="OUTPUT", help="folder or URL that `predecode materialize` wrote")
+    add("--repair", action="store_true", help="the next `predecode materialize` writes what is damaged, and only it")
+    add("--threads", type=_at_least_one, metavar="N", help="files read at once; default: the cores, at least 8")
+    add("--no-progress", action="store_true", help="no progress on standard error")
+    add("--json", action="store_true", help="one JSON object on standard output")
+    _add_common(parser)
 
 
 def _add_windows(group: argparse._ArgumentGroup) -> None:

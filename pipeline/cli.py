@@ -9,7 +9,7 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if rest and parsed.command != "materialize":
             raise UsageError(f"Unknown option or argument: {' '.join(rest)}. See `predecode {parsed.command} --help`.")
-        _COMMANDS[parsed.command](parsed, rest)
+        return _COMMANDS[parsed.command](parsed, rest) or EXIT_DONE
     except PredecodeError as error:
         return _report(error, str(error), debug=parsed.debug)
     except KeyboardInterrupt:
@@ -48,7 +48,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _report(error, f"{where}{error.strerror or error}.", debug=parsed.debug)
-    return EXIT_DONE
 
 
 def _report(error: Exception, message: str, *, debug: bool) -> int:
@@ -161,8 +160,33 @@ def _preview(parsed: argparse.Namespace, _: Sequence[str]) -> None:
     print(f"Drew {parsed.picture}")
 
 
+def _verify(parsed: argparse.Namespace, _: Sequence[str]) -> int:
+    from predecode.reader.verification import repair_output, verify_output
+
+    options = json.loads(parsed.storage_options)
+    show_progress = sys.stderr.isatty() and not parsed.no_progress
+    found = verify_output(parsed.output, options, num_threads=parsed.threads, show_progress=show_progress)
+    print(found.to_json() if parsed.json else found)
+    if parsed.repair:
+        repair_output(parsed.output, options, found)
+    if found.problems:
+        first = "Now run" if parsed.repair else "Copy these files again, or run this with --repair and then"
+        print(
+            f"{first} the same `predecode materialize` as before: it writes {len(found.damaged_shards)} shards anew, "
+            "and what describes them.",
+            file=sys.stderr,
+        )
+    return EXIT_DONE if found.is_sound else EXIT_FAILED
+
+
 def _no_command(_: argparse.Namespace, __: Sequence[str]) -> NoReturn:
     raise UsageError(f"Expected a command: {', '.join(filter(None, _COMMANDS))}. See `predecode --help`.")
 
 
-_COMMANDS = {"materialize": _materialize, "inspect": _inspect, "preview": _preview, None: _no_command}
+_COMMANDS: Mapping[str | None, Callable[[argparse.Namespace, Sequence[str]], int | None]] = {
+    "materialize": _materialize,
+    "inspect": _inspect,
+    "preview": _preview,
+    "verify": _verify,
+    None: _no_command,
+}

@@ -36,6 +36,7 @@ SHARD_COLUMNS = {
     "index_bytes": pa.int64(),
     "index_sha256": pa.string(),
     "plan_hash": pa.string(),
+    "record_sha256": pa.string(),
 }
 """Of the shard table, a row per shard."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -50,6 +51,7 @@ class SplitTally:
                 record.index.size_bytes,
                 record.index.sha256,
                 record.plan_hash,
+                hashlib.sha256(record.to_bytes()).hexdigest(),
             )
         )
         first_sample = 0

@@ -1,7 +1,7 @@
 """Format version 1, frozen: bytes written today must be the bytes written tomorrow.
 
 These values may change only with FORMAT_VERSION and docs/format.md, or where a new field, column or file is
-*added*, which docs/format.md allows under the same number. Another version of safetensors, webdataset or Pillow may
+*added*, which docs/format.md allows under the same number. Another version of safetensors or Pillow may
 change them too: then the versions in plan.json differ, and outputs of the two are not byte-identical.
 """
 
@@ -66,6 +66,7 @@ SHARDS = {
     "index_bytes": "int64",
     "index_sha256": "string",
     "plan_hash": "string",
+    "record_sha256": "string",
 }
 
 
