@@ -19,6 +19,8 @@ examples:
   predecode materialize data/pusht out/pusht --delta-indices '{"action": [0, 1, 2, 3]}'
   predecode materialize data/aloha out/aloha-224 --image-size 224 --delta-timestamps windows.json
   predecode materialize data/aloha out/aloha --image-codec png --direct_num_workers=8
+  predecode materialize pusht_cchi_v7_replay.zarr out/pusht --fps 10 --rename img=observation.image \\
+      --rename state=observation.state --delta-indices '{"observation.image": [-1, 0], "action": [-1, 0, 1, 2]}'
 
 Beam's own options, such as --runner, are taken too. Run the same command again to go on after an interruption."""
 
@@ -54,14 +56,16 @@ def _add_materialize(commands: argparse._SubParsersAction[argparse.ArgumentParse
     parser = commands.add_parser(
         "materialize",
         help="write shards of training windows",
-        description="Turns a LeRobot dataset (v3.0, v2.1, v2.0) into WebDataset shards of exact training windows.",
+        description="Turns a LeRobot dataset (v3.0, v2.1, v2.0) or a Zarr replay buffer (Diffusion Policy, UMI) into "
+        "WebDataset shards of exact training windows.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("source", metavar="SOURCE", help="the dataset: a folder or an fsspec URL")
+    add("source", metavar="SOURCE", help="the dataset: a folder or an fsspec URL; of Zarr also a .zarr.zip")
     add("output", metavar="OUTPUT", help="where to write: a folder or an fsspec URL; what is committed there is kept")
+    _add_source(parser.add_argument_group("source"))
     _add_windows(parser.add_argument_group("windows"))
     _add_pixels(parser.add_argument_group("pixels"))
     _add_shards(parser.add_argument_group("shards"))
@@ -94,11 +98,31 @@ def _add_verify(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     _add_common(parser)
 
 
+def _add_source(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
+        "--exclude-features",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="leave out a feature, by its name in the source; repeatable",
+    )
+    add(
+        "--rename",
+        metavar="OLD=NEW",
+        type=_rename,
+        action="append",
+        default=[],
+        help="call a feature otherwise, in windows as in items; repeatable",
+    )
+    add("--fps", metavar="F", type=float, help="frames per second of a Zarr replay buffer, which does not say")
+    add("--task", metavar="TEXT", help="the task of all frames of a Zarr replay buffer; default: empty")
+
+
 def _add_windows(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--delta-timestamps", metavar="JSON", help='{"feature": [seconds, ...]}, inline or a path to a .json file')
     add("--delta-indices", metavar="JSON", help="the same in frames; excludes the former")
-    add("--exclude-features", metavar="NAME", action="append", default=[], help="leave out a feature; repeatable")
     add("--episodes", metavar="SPEC", help="such as 0:10,12,15: (half-open ranges); default: all")
     add("--anchor-stride", metavar="N", type=int, default=1, help="every N-th frame is an anchor; default: 1")
     add("--drop-last-frames", metavar="N", type=int, default=0, help="the last N are no anchors; default: 0")
@@ -172,6 +196,13 @@ def _image_size(text: str) -> tuple[int, int]:
     if not match:
         raise argparse.ArgumentTypeError(f"expected N or HxW, such as 224 or 240x320, got {text!r}")
     return int(match[1]), int(match[2] or match[1])
+
+
+def _rename(text: str) -> tuple[str, str]:
+    old, _, new = text.partition("=")
+    if not old or not new:
+        raise argparse.ArgumentTypeError(f"expected OLD=NEW such as img=observation.image, got {text!r}")
+    return old, new
 
 
 def _bytes(text: str) -> int:

@@ -81,7 +81,7 @@ def _content(output: str, manifest: Mapping[str, Any], plan: Mapping[str, Any], 
     return {
         "output": output,
         "format_version": manifest["format_version"],
-        "source": {key: source[key] for key in ("codebase_version", "episodes", "frames") if key in source},
+        "source": {key: source[key] for key in ("codebase_version", "format", "episodes", "frames") if key in source},
         "fps": item.fps,
         "windows": {name: list(deltas) for name, deltas in item.delta_indices.items()},
         "features": {
@@ -103,11 +103,10 @@ def _content(output: str, manifest: Mapping[str, Any], plan: Mapping[str, Any], 
 
 def _lines(content: Mapping[str, Any]) -> Iterator[str]:
     source, features = content["source"], content["features"]
+    is_zarr = source.get("format") == "zarr"
+    kind = "Zarr replay buffer" if is_zarr else f"LeRobot {source.get('codebase_version', 'of unknown version')}"
     yield f"{content['output']}: format version {content['format_version']}, complete"
-    yield (
-        f"source      LeRobot {source.get('codebase_version', 'of unknown version')}, {source['episodes']} episodes, "
-        f"{source['frames']} frames, {content['fps']:g} fps"
-    )
+    yield (f"source      {kind}, {source['episodes']} episodes, {source['frames']} frames, {content['fps']:g} fps")
     for number, line in enumerate(_split_lines(content["splits"])):
         yield f"{'splits' if number == 0 else '':12}{line}"
     yield f"samples     {_sample_line(content)}"

@@ -14,17 +14,22 @@ OnError = Literal["fail", "quarantine"]
 
 MIN_IMAGE_SIDE, MAX_IMAGE_SIDE = 8, 8192
 
+MAX_FPS = 10_000
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MaterializeOptions:
     """The options of `predecode materialize`; the command line's defaults are these.
 
     Attributes:
-        source: Local path or fsspec URL of a LeRobot dataset.
+        source: Local path or fsspec URL of a LeRobot dataset, or local path or tensorstore URL of a Zarr replay buffer.
         output: Local path or fsspec URL of the folder to write.
         delta_timestamps: Per feature the offsets of its window in seconds, in item order; excludes `delta_indices`.
         delta_indices: The same in frames.
-        exclude_features: Features to leave out, whatever they are.
+        exclude_features: Features to leave out, whatever they are, by their names in the source.
+        rename: Pairs of a feature's name in the source and its name in items, which all other options use.
+        fps: Frames per second, of a source that does not know: a Zarr replay buffer.
+        task: The task string of every frame, of a source that has none; None for "".
         episodes: Which episodes, as `0:10,12,15:`; None for all.
         tolerance_s: How far a delta may be from a multiple of 1/fps, and a frame from its row's timestamp.
         image_size: Stored (height, width); None for the source's.
@@ -49,6 +54,9 @@ class MaterializeOptions:
     delta_timestamps: tuple[tuple[str, tuple[float, ...]], ...] = ()
     delta_indices: tuple[tuple[str, tuple[int, ...]], ...] = ()
     exclude_features: tuple[str, ...] = ()
+    rename: tuple[tuple[str, str], ...] = ()
+    fps: float | None = None
+    task: str | None = None
     episodes: str | None = None
     tolerance_s: float = 1e-4
     image_size: tuple[int, int] | None = None
@@ -75,6 +83,7 @@ class MaterializeOptions:
         """
         for name, low, high in (
             ("tolerance_s", 0.0, 10.0),
+            ("fps", 1e-3, MAX_FPS),
             ("jpeg_quality", 1, 100),
             ("min_psnr_db", 0.0, 1000.0),
             ("shard_bytes", 1, 1 << 40),
@@ -98,6 +107,8 @@ class MaterializeOptions:
             )
         if self.delta_timestamps and self.delta_indices:
             raise UsageError("--delta-timestamps and --delta-indices exclude each other: give one of them.")
+        if len({old for old, _ in self.rename}) != len(self.rename):
+            raise UsageError("--rename: expected each feature once.")
         parse_episodes(self.episodes)
         try:
             storage_options = json.loads(self.storage_options_json)

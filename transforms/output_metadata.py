@@ -122,7 +122,7 @@ tags:
 ---
 # Training windows
 
-WebDataset shards of training windows, decoded once from a LeRobot dataset by predecode.
+WebDataset shards of training windows, decoded once from recorded demonstrations by predecode.
 
 - `plan.json` says what was asked for, `manifest.json` what came out: windows, image codec and size, counts, fidelity.
 - `meta/` is LeRobot v3.0 metadata of this output.

@@ -26,6 +26,7 @@ def shard_content(recipe: Recipe, probe: Probe, layout: Layout) -> dict[str, Any
     """What determines every shard's bytes alike; part of each plan hash."""
     return {
         "format_version": FORMAT_VERSION,
+        "source": recipe.source.summary(),
         "features": [[f.name, f.kind, f.item_dtype, f.item_shape] for f in recipe.source.features],
         "text_features": recipe.source.text_features,
         "deltas": list(recipe.deltas.items()),

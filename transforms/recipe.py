@@ -122,7 +122,13 @@ def open_recipe(options: MaterializeOptions, job_id: str = "") -> Recipe:
         UsageError: an option names what is not there.
     """
     folder = Folder.of(options.source, json.loads(options.storage_options_json))
-    source = open_source(folder, excluded=frozenset(options.exclude_features))
+    source = open_source(
+        folder,
+        excluded=frozenset(options.exclude_features),
+        renames=dict(options.rename),
+        fps=options.fps,
+        task=options.task,
+    )
     deltas = resolve_deltas(
         dict(options.delta_timestamps),
         dict(options.delta_indices),

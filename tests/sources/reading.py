@@ -18,8 +18,8 @@ from predecode.transforms.sources.opening import open_source
 from predecode.transforms.storage import Folder
 
 
-def open_at(root: Path | str, *, excluded: frozenset[str] = frozenset()) -> Source:
-    return open_source(Folder.of(str(root)), excluded=excluded)
+def open_at(root: Path | str, **options: Any) -> Source:
+    return open_source(Folder.of(str(root)), **options)
 
 
 def frame_runs(source: Source) -> dict[int, list[FrameRun]]:

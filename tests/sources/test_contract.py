@@ -7,6 +7,7 @@ import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import numpy as np
@@ -18,6 +19,7 @@ from predecode.transforms.features import Kind
 from predecode.transforms.sources.base import Source
 from tests.dirty import edit_info
 from tests.sources.reading import episodes, open_at
+from tests.sources.replay_buffers import arrays_of, write_buffer
 
 LAYOUTS = (
     "pusht_v30",
@@ -29,12 +31,16 @@ LAYOUTS = (
     "aloha_v21",
     "memory_v30",
     "memory_v21",
+    "zarr_v2",
+    "zarr_v3",
+    "zarr_zip",
 )
 
 
 @dataclass
 class Opened:
     location: Path | str
+    options: dict[str, Any]
     source: Source
     episodes: dict[int, Episode]
 
@@ -55,8 +61,14 @@ def opened(
         location = f"memory://contract/{name}"
         bundled = {"memory_v30": "zoo_v30", "memory_v21": "pusht_v21"}[name]
         memory.put(f"{data_dir}/{bundled}/", f"/contract/{name}/", recursive=True)
-    source = open_at(location)
-    yield Opened(location, source, episodes(source))
+    options: dict[str, Any] = {}
+    if name.startswith("zarr"):
+        path = tmp_path_factory.mktemp(name) / ("made.zarr.zip" if name == "zarr_zip" else "made.zarr")
+        arrays, ends = arrays_of(open_at(data_dir / "pusht_images_v30"))
+        location = write_buffer(path, arrays, ends, version=3 if name == "zarr_v3" else 2)
+        options = {"fps": 10.0, "task": "Push the T."}
+    source = open_at(location, **options)
+    yield Opened(location, options, source, episodes(source))
     if name.startswith("memory"):
         memory.rm("/contract", recursive=True)
 
@@ -158,7 +170,7 @@ class TestSource:
 
     def test_excluded_features_vanish(self, opened: Opened) -> None:
         excluded = next(feature.name for feature in opened.source.features if feature.is_camera)
-        source = open_at(opened.location, excluded=frozenset({excluded, "action"}))
+        source = open_at(opened.location, excluded=frozenset({excluded, "action"}), **opened.options)
         names = [feature.name for feature in source.features]
         assert {excluded, "action"}.isdisjoint(names)
         assert list(source.info["features"]) == names
@@ -170,4 +182,4 @@ class TestSource:
 
     def test_columns_that_rows_are_found_by_cannot_be_excluded(self, opened: Opened) -> None:
         with pytest.raises(UsageError, match="task_index"):
-            open_at(opened.location, excluded=frozenset({"task_index"}))
+            open_at(opened.location, excluded=frozenset({"task_index"}), **opened.options)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from predecode.transforms.sources.base import Source
 from tests.sources.reading import episodes, open_at, read_golden, same
+from tests.sources.replay_buffers import arrays_of, write_buffer
 
 
 def _items(source: Source) -> list[dict[str, Any]]:
@@ -36,6 +37,23 @@ def test_items_are_those_of_lerobot(data_dir: Path, name: str) -> None:
     assert keys == set(items[0])
     wrong = [key for key, value in expected.items() if not same(_value(items, key), value)]
     assert wrong == []
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_items_of_a_replay_buffer_of_the_same_data_are_those_of_lerobot(
+    data_dir: Path, tmp_path: Path, version: int
+) -> None:
+    expected, _ = read_golden(data_dir / "goldens" / "pusht_images_v30.single.safetensors.gz")
+    arrays, ends = arrays_of(open_at(data_dir / "pusht_images_v30"))
+    path = write_buffer(tmp_path / "made.zarr", arrays, ends, version=version)
+    items = _items(open_at(path, fps=10.0, task="Push the T."))
+    keys = {key.split("/", 1)[1] for key in expected}
+    assert keys == set(items[0])
+    # a replay buffer has one task
+    wrong = [key for key, value in expected.items() if "/task" not in key and not same(_value(items, key), value)]
+    assert wrong == []
+    assert {item["task"] for item in items} == {"Push the T."}
+    assert {int(item["task_index"]) for item in items} == {0}
 
 
 def _value(items: list[dict[str, Any]], key: str) -> NDArray[Any] | str:

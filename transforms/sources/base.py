@@ -2,7 +2,7 @@
 
 A `Source` is a small picklable description that finds episodes without decoding anything; a `SourceReader` belongs to
 one thread, keeps files open, and gives rows and frames. To add a kind of source, implement both and add a line to
-`open_source`.
+`open_source`; docs/sources.md shows how.
 """
 
 from __future__ import annotations

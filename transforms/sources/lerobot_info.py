@@ -13,6 +13,7 @@ from typing import Any
 
 from predecode.transforms.errors import SourceError, SourceNotFoundError, UsageError
 from predecode.transforms.features import Feature, Kind, parse_features
+from predecode.transforms.options import MAX_FPS
 from predecode.transforms.storage import Folder, check_relative
 
 INFO_PATH = "meta/info.json"
@@ -20,7 +21,6 @@ INFO_PATH = "meta/info.json"
 INDEX_COLUMNS = ("timestamp", "frame_index", "episode_index", "index", "task_index")
 """The columns that every dataset has, and that rows are found by."""
 
-_MAX_FPS = 10_000
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _SAFE_FORMATS = re.compile(r"(0?\d{1,2})?d?")
 
@@ -206,8 +206,8 @@ def _parse_version(version: object, where: str) -> tuple[int, int]:
 
 
 def _parse_fps(fps: object, where: str) -> float:
-    if isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps <= _MAX_FPS:
-        raise SourceError(f"{where}: expected fps to be a number of at most {_MAX_FPS} above 0, got {fps!r:.80}.")
+    if isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps <= MAX_FPS:
+        raise SourceError(f"{where}: expected fps to be a number of at most {MAX_FPS} above 0, got {fps!r:.80}.")
     return float(fps)
 
 

@@ -1,0 +1,181 @@
+"""Rows and frames of a replay buffer, for one thread."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import groupby
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import tensorstore as ts
+from numpy.typing import NDArray
+
+from predecode.transforms.episodes import Episode
+from predecode.transforms.errors import DataError
+from predecode.transforms.features import Feature
+from predecode.transforms.sources.zarr_arrays import ZarrArray
+from predecode.transforms.sources.zarr_store import ZarrStore, new_context
+
+if TYPE_CHECKING:
+    from predecode.transforms.sources.base import Rows
+
+_PIECE_BYTES = 1 << 26
+"""Of frames that are read at once, where chunks are not larger."""
+
+_MAX_INT64 = np.iinfo(np.int64).max
+
+
+class ZarrReader:
+    """Reads rows and frames, whole chunks at a time; keeps each array open, and a bounded cache of chunks."""
+
+    def __init__(
+        self,
+        store: ZarrStore,
+        features: Sequence[Feature],
+        arrays: Mapping[str, ZarrArray],
+        *,
+        fps: float,
+        task: str,
+    ) -> None:
+        """Opens nothing yet.
+
+        Args:
+            store: Where the arrays lie.
+            features: In the order of an item's keys.
+            arrays: Of each feature that is one, by the feature's name.
+            fps: Frames per second.
+            task: The task string of every frame.
+        """
+        self._store = store
+        self._features = {feature.name: feature for feature in features}
+        self._arrays = arrays
+        self._fps = fps
+        self._task = task
+        self._context: ts.Context | None = None
+        self._opened: dict[str, ts.TensorStore] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._opened.clear()
+        self._context = None
+
+    def rows(self, episode: Episode, first_frame: int, stop_frame: int) -> Rows:
+        """Values of all number features of a half-open range of frames, and the task.
+
+        Raises:
+            DataError: a chunk is missing or damaged, or a number is too large; the message says where.
+            OSError: storage fails.
+        """
+        if not 0 <= first_frame <= stop_frame <= episode.num_frames:
+            raise IndexError(
+                f"episode {episode.index} has {episode.num_frames} frames, not [{first_frame}, {stop_frame})"
+            )
+        frames = np.arange(first_frame, stop_frame)
+        values: Rows = {}
+        for name, feature in self._features.items():
+            if feature.is_camera:
+                continue
+            if name in self._arrays:
+                values[name] = self._numbers(episode, feature, first_frame, stop_frame)
+            else:
+                values[name] = self._column(name, episode, frames)
+        return {**values, "task": [self._task] * len(frames)}
+
+    def frames(self, episode: Episode, camera: str, frames: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
+        """One image (H, W, C) per given frame number, which must be sorted and distinct.
+
+        Raises:
+            DataError: a chunk is missing or damaged, or an image of floats holds what is no pixel.
+            OSError: storage fails.
+        """
+        first_row = _first_row(episode)
+        array = self._arrays[camera]
+        for _, piece in groupby(frames, lambda frame: _piece(array, first_row + frame)):
+            wanted = list(piece)
+            read = self._read(episode, camera, first_row + wanted[0], first_row + wanted[-1] + 1)
+            for frame in wanted:
+                yield self._pixels(read[frame - wanted[0]], episode, camera, frame)
+
+    def key_frames(self, episode: Episode, camera: str) -> list[int]:
+        """All frames: none needs an earlier one."""
+        assert camera in self._arrays
+        return list(range(episode.num_frames))
+
+    def _numbers(self, episode: Episode, feature: Feature, first_frame: int, stop_frame: int) -> NDArray[Any]:
+        """Values (frames, *item_shape) of the dtype that an item has."""
+        first_row = _first_row(episode)
+        values = self._read(episode, feature.name, first_row + first_frame, first_row + stop_frame)
+        if values.dtype == np.uint64 and (values > _MAX_INT64).any():
+            row = int(np.argmax((values > _MAX_INT64).reshape(len(values), -1).any(axis=1)))
+            raise DataError(
+                f"{self._where(episode, feature.name, first_frame + row)}: a number that an int64 tensor cannot hold. "
+                "Leave the array out with --exclude-features."
+            )
+        with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, as it does in a tensor
+            return values.astype(feature.item_dtype).reshape(len(values), *feature.item_shape)
+
+    def _read(self, episode: Episode, name: str, start_row: int, stop_row: int) -> NDArray[Any]:
+        """Rows of an array, in C order."""
+        try:
+            with self._store.reading():
+                return np.asarray(self._open(name)[start_row:stop_row].read(order="C").result())
+        except DataError as error:
+            where = self._where(episode, name, start_row - _first_row(episode))
+            raise DataError(
+                f"{where} or behind it: {error}. A chunk that is missing is not taken for its fill value: where that "
+                "is meant, write it (zarr: write_empty_chunks)."
+                if "missing" in str(error)
+                else f"{where} or behind it: {error}."
+            ) from error
+
+    def _open(self, name: str) -> ts.TensorStore:
+        if name not in self._opened:
+            self._context = self._context or new_context()
+            array = self._arrays[name]
+            self._opened[name] = self._store.open_array(array.path, array.driver, self._context)
+        return self._opened[name]
+
+    def _pixels(self, image: NDArray[Any], episode: Episode, camera: str, frame: int) -> NDArray[np.uint8]:
+        if image.dtype == np.uint8:
+            return image
+        with np.errstate(invalid="ignore"):
+            pixels = image.astype(np.uint8)
+        if not np.array_equal(pixels, image):
+            raise DataError(
+                f"{self._where(episode, camera, frame)}: expected pixels, whole numbers from 0 to 255, got "
+                f"{image.dtype} from {image.min()} to {image.max()}. Write the images as uint8, or leave the array "
+                "out with --exclude-features."
+            )
+        return pixels
+
+    def _column(self, name: str, episode: Episode, frames: NDArray[np.int64]) -> NDArray[Any]:
+        """A column that every LeRobot dataset has, and a replay buffer has not."""
+        columns: dict[str, Callable[[], NDArray[Any]]] = {
+            "timestamp": lambda: frames / self._fps,
+            "frame_index": lambda: frames,
+            "episode_index": lambda: np.full(len(frames), episode.index),
+            "index": lambda: _first_row(episode) + frames,
+            "task_index": lambda: np.zeros(len(frames)),
+        }
+        return columns[name]().astype(self._features[name].item_dtype)
+
+    def _where(self, episode: Episode, name: str, frame: int) -> str:
+        row = _first_row(episode) + frame
+        return f"episode {episode.index}, frame {frame} ({self._arrays[name].path}, row {row})"
+
+
+def _first_row(episode: Episode) -> int:
+    return episode.runs[0].first_row
+
+
+def _piece(array: ZarrArray, row: int) -> tuple[int, int]:
+    """The rows that are read at once have one number: those of a chunk, or of a part of it where it is large."""
+    row_bytes = math.prod(array.shape[1:]) * np.dtype(array.dtype).itemsize
+    chunk, within = divmod(row, array.chunk_shape[0])
+    return chunk, within // max(1, _PIECE_BYTES // row_bytes)
