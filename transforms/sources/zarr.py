@@ -16,7 +16,7 @@ from predecode.transforms.sources.renaming import new_names
 from predecode.transforms.sources.zarr_arrays import ZarrArray, describe_array, features_of
 from predecode.transforms.sources.zarr_reader import ZarrReader
 from predecode.transforms.sources.zarr_store import ZarrStore, new_context
-from predecode.transforms.storage import Folder
+from predecode.transforms.storage import Folder, check_relative
 
 _DATA = "data"
 _ENDS = "meta/episode_ends"
@@ -72,7 +72,9 @@ class ZarrSource:
         if not names:
             raise SourceError(f"{folder}: expected arrays in {_DATA}/, found none. Is it a replay buffer?")
         arrays = {
-            new: describe_array(store, f"{_DATA}/{old}", f"Or leave it out with --exclude-features {old}.")
+            new: describe_array(
+                store, check_relative(f"{_DATA}/{old}", str(folder)), f"Or leave it out with --exclude-features {old}."
+            )
             for old, new in names.items()
         }
         ends = describe_array(store, _ENDS, "It says where episodes end.")
