@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import pickle
-from collections.abc import Iterator
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import fsspec
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from predecode.transforms.episodes import Episode
 from predecode.transforms.errors import UsageError
 from predecode.transforms.features import Kind
 from predecode.transforms.sources.base import Source
+from predecode.transforms.storage import Folder
 from tests.dirty import edit_info
 from tests.sources.reading import episodes, open_at
 from tests.sources.replay_buffers import arrays_of, write_buffer
+
+PAGE = Path(__file__).parents[2] / "docs" / "sources.md"
 
 LAYOUTS = (
     "pusht_v30",
@@ -34,13 +44,13 @@ LAYOUTS = (
     "zarr_v2",
     "zarr_v3",
     "zarr_zip",
+    "example_npz",
 )
 
 
 @dataclass
 class Opened:
-    location: Path | str
-    options: dict[str, Any]
+    reopen: Callable[..., Source]
     source: Source
     episodes: dict[int, Episode]
 
@@ -61,16 +71,42 @@ def opened(
         location = f"memory://contract/{name}"
         bundled = {"memory_v30": "zoo_v30", "memory_v21": "pusht_v21"}[name]
         memory.put(f"{data_dir}/{bundled}/", f"/contract/{name}/", recursive=True)
-    options: dict[str, Any] = {}
+    reopen: Callable[..., Source] = open_at
     if name.startswith("zarr"):
         path = tmp_path_factory.mktemp(name) / ("made.zarr.zip" if name == "zarr_zip" else "made.zarr")
         arrays, ends = arrays_of(open_at(data_dir / "pusht_images_v30"))
         location = write_buffer(path, arrays, ends, version=3 if name == "zarr_v3" else 2)
-        options = {"fps": 10.0, "task": "Push the T."}
-    source = open_at(location, **options)
-    yield Opened(location, options, source, episodes(source))
+        reopen = partial(open_at, fps=10.0, task="Push the T.")
+    if name == "example_npz":
+        location = tmp_path_factory.mktemp(name)
+        write_npz(location, *arrays_of(open_at(data_dir / "pusht_images_v30")))
+        reopen = open_example
+    source = reopen(location)
+    yield Opened(partial(reopen, location), source, episodes(source))
     if name.startswith("memory"):
         memory.rm("/contract", recursive=True)
+
+
+def write_npz(folder: Path, arrays: Mapping[str, NDArray[Any]], ends: Sequence[int]) -> None:
+    """What the example of docs/sources.md reads."""
+    for index, (start, stop) in enumerate(pairwise([0, *ends])):
+        parts: dict[str, Any] = {name: values[start:stop] for name, values in arrays.items()}
+        np.savez(folder / f"episode_{index:06d}.npz", **parts)
+
+
+def open_example(location: Path | str, **options: Any) -> Source:
+    source: Source = example_module().NpzSource.open(Folder.of(str(location)), fps=10.0, **options)
+    return source
+
+
+@functools.cache
+def example_module() -> ModuleType:
+    """The code of docs/sources.md, as a module that can be pickled from."""
+    (code,) = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    module = ModuleType("npz_example")
+    sys.modules[module.__name__] = module
+    exec(compile(code, str(PAGE), "exec"), module.__dict__)  # noqa: S102 - the page is this project's own
+    return module
 
 
 class TestSource:
@@ -170,7 +206,7 @@ class TestSource:
 
     def test_excluded_features_vanish(self, opened: Opened) -> None:
         excluded = next(feature.name for feature in opened.source.features if feature.is_camera)
-        source = open_at(opened.location, excluded=frozenset({excluded, "action"}), **opened.options)
+        source = opened.reopen(excluded=frozenset({excluded, "action"}))
         names = [feature.name for feature in source.features]
         assert {excluded, "action"}.isdisjoint(names)
         assert list(source.info["features"]) == names
@@ -182,4 +218,4 @@ class TestSource:
 
     def test_columns_that_rows_are_found_by_cannot_be_excluded(self, opened: Opened) -> None:
         with pytest.raises(UsageError, match="task_index"):
-            open_at(opened.location, excluded=frozenset({"task_index"}), **opened.options)
+            opened.reopen(excluded=frozenset({"task_index"}))

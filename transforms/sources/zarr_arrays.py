@@ -12,7 +12,7 @@ import tensorstore as ts
 from predecode.transforms.errors import SourceError
 from predecode.transforms.features import Feature, parse_features
 from predecode.transforms.images import MAX_PIXELS
-from predecode.transforms.sources.lerobot_info import INDEX_COLUMNS
+from predecode.transforms.sources.made_columns import MADE_SPECS
 from predecode.transforms.sources.zarr_store import ZarrStore, new_context
 
 MAX_ROWS = 1 << 40
@@ -121,12 +121,10 @@ def features_of(arrays: Mapping[str, ZarrArray], where: str) -> tuple[dict[str, 
         SourceError: a name, dtype or shape that cannot be materialized.
     """
     for name in arrays:
-        if name in (*INDEX_COLUMNS, "task"):
+        if name in (*MADE_SPECS, "task"):
             raise SourceError(
                 f"{where}: the array {name!r} has a name that LeRobot keeps for itself. Give it another with --rename "
                 f"{name}=observation.{name}, or leave it out with --exclude-features {name}."
             )
-    specs = {name: array.spec() for name, array in arrays.items()}
-    for name in INDEX_COLUMNS:
-        specs[name] = {"dtype": "float32" if name == "timestamp" else "int64", "shape": [1], "names": None}
+    specs = {name: array.spec() for name, array in arrays.items()} | MADE_SPECS
     return specs, parse_features(specs, where=where)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from predecode.transforms.episodes import Episode
 from predecode.transforms.errors import DataError
 from predecode.transforms.features import Feature
+from predecode.transforms.sources.made_columns import made_columns
 from predecode.transforms.sources.zarr_arrays import ZarrArray
 from predecode.transforms.sources.zarr_store import ZarrStore, new_context
 
@@ -72,20 +73,13 @@ class ZarrReader:
             DataError: a chunk is missing or damaged, or a number is too large; the message says where.
             OSError: storage fails.
         """
-        if not 0 <= first_frame <= stop_frame <= episode.num_frames:
-            raise IndexError(
-                f"episode {episode.index} has {episode.num_frames} frames, not [{first_frame}, {stop_frame})"
-            )
-        frames = np.arange(first_frame, stop_frame)
-        values: Rows = {}
-        for name, feature in self._features.items():
-            if feature.is_camera:
-                continue
-            if name in self._arrays:
-                values[name] = self._numbers(episode, feature, first_frame, stop_frame)
-            else:
-                values[name] = self._column(name, episode, frames)
-        return {**values, "task": [self._task] * len(frames)}
+        first_row = _first_row(episode)
+        made = made_columns(episode, first_frame, stop_frame, first_row=first_row, fps=self._fps, task=self._task)
+        numbers = [self._features[name] for name in self._arrays if not self._features[name].is_camera]
+        return {
+            **{feature.name: self._numbers(episode, feature, first_frame, stop_frame) for feature in numbers},
+            **made,
+        }
 
     def frames(self, episode: Episode, camera: str, frames: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
         """One image (H, W, C) per given frame number, which must be sorted and distinct.
@@ -153,17 +147,6 @@ class ZarrReader:
                 "out with --exclude-features."
             )
         return pixels
-
-    def _column(self, name: str, episode: Episode, frames: NDArray[np.int64]) -> NDArray[Any]:
-        """A column that every LeRobot dataset has, and a replay buffer has not."""
-        columns: dict[str, Callable[[], NDArray[Any]]] = {
-            "timestamp": lambda: frames / self._fps,
-            "frame_index": lambda: frames,
-            "episode_index": lambda: np.full(len(frames), episode.index),
-            "index": lambda: _first_row(episode) + frames,
-            "task_index": lambda: np.zeros(len(frames)),
-        }
-        return columns[name]().astype(self._features[name].item_dtype)
 
     def _where(self, episode: Episode, name: str, frame: int) -> str:
         row = _first_row(episode) + frame
