@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import runpy
 import shutil
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -25,6 +30,11 @@ NAMES = {"observation.image": "img", "observation.state": "state"}
 """What Diffusion Policy calls the arrays of its PushT buffer."""
 
 RENAME = tuple((new, old) for old, new in NAMES.items())
+
+CHECKOUT = "PREDECODE_DIFFUSION_POLICY"
+"""Names a checkout of real-stanford/diffusion_policy, if its own sampler is to be compared with, too."""
+
+Oracle = Callable[[dict[str, NDArray[Any]], list[int]], Iterator[dict[str, NDArray[Any]]]]
 
 HORIZON, OBSERVED, ACTED = 16, 2, 8
 """Diffusion Policy's own settings for PushT."""
@@ -87,8 +97,34 @@ def sampled(arrays: dict[str, NDArray[Any]], ends: list[int]) -> Iterator[dict[s
             yield {name: values[rows] for name, values in arrays.items()}
 
 
+class InMemory(dict[str, NDArray[Any]]):
+    """What Diffusion Policy's sampler needs of its ReplayBuffer."""
+
+    episode_ends: NDArray[np.int64]
+
+
+def sampled_by_itself(arrays: dict[str, NDArray[Any]], ends: list[int]) -> Iterator[dict[str, NDArray[Any]]]:
+    """The windows that Diffusion Policy's SequenceSampler gives, out of a checkout of its repository.
+
+    numba, which only compiles it, and its ReplayBuffer, which it only names, are left out.
+    """
+    package = "diffusion_policy"
+    modules = {
+        name: ModuleType(name) for name in ("numba", package, f"{package}.common", f"{package}.common.replay_buffer")
+    }
+    vars(modules["numba"])["jit"] = lambda **_: lambda function: function
+    vars(modules[f"{package}.common.replay_buffer"])["ReplayBuffer"] = InMemory
+    with patch.dict(sys.modules, modules):
+        code = runpy.run_path(f"{os.environ[CHECKOUT]}/{package}/common/sampler.py")
+    buffer = InMemory(arrays)
+    buffer.episode_ends = np.array(ends)
+    sampler = code["SequenceSampler"](buffer, HORIZON, pad_before=OBSERVED - 1, pad_after=ACTED - 1)
+    yield from map(sampler.sample_sequence, range(len(sampler)))
+
+
+@pytest.mark.parametrize("oracle", [sampled, *([sampled_by_itself] if CHECKOUT in os.environ else [])])
 def test_windows_are_those_of_diffusion_policy(
-    pusht: tuple[dict[str, NDArray[Any]], list[int]], tmp_path: Path
+    pusht: tuple[dict[str, NDArray[Any]], list[int]], tmp_path: Path, oracle: Oracle
 ) -> None:
     """Of two whole episodes, one with a single window, and one that is too short for any."""
     arrays = {name: pusht[0][name][-136:] for name in ("img", "state", "action")}
@@ -104,7 +140,7 @@ def test_windows_are_those_of_diffusion_policy(
         **BUFFER,
     )
     dataset = WindowDataset(str(tmp_path / "out"), return_uint8=True)
-    expected = list(sampled(arrays, ends))
+    expected = list(oracle(arrays, ends))
     assert len(dataset) == len(expected) == 0 + 1 + (71 - 7) + (50 - 7)
     for number in range(len(dataset)):
         item = dataset[number]
