@@ -27,7 +27,7 @@ from predecode.transforms.storage import Folder
 from predecode.transforms.video import check_decoder
 
 DATAFLOW_WORKER_RAM = "8GB"
-"""For four processes of 1 GB, libraries mostly, with two threads each, which hold a shard and a segment's frames."""
+"""For the processes of four cores: each takes 1 GB, libraries mostly, and holds a shard and a segment's frames."""
 
 
 def materialize(

@@ -23,17 +23,7 @@ from predecode.transforms.options import MaterializeOptions
 from tests import dirty
 from tests.conftest import DATAFLOW_PYTHON
 
-IMAGE = "europe-docker.pkg.dev/project/repository/predecode:1"
-DATAFLOW_FLAGS = [
-    "--runner=DataflowRunner",
-    "--dry_run=True",
-    "--project=project",
-    "--region=europe-west4",
-    "--temp_location=gs://bucket/temp",
-    "--job_name=predecode",
-    "--sdk_location=container",
-    f"--sdk_container_image={IMAGE}",
-]
+DOCUMENT = Path(__file__).parents[2] / "docs/dataflow.md"
 PORTABLE_FLAGS = ["--runner=PortableRunner", "--job_endpoint=localhost:1", "--environment_type=PROCESS"]
 
 JOB_LIMIT_BYTES = 20_000_000
@@ -65,10 +55,18 @@ class Translated:
 Translate = Callable[[Path], Translated]
 
 
+def documented_flags() -> list[str]:
+    """Dataflow's of the command in the documentation."""
+    command = DOCUMENT.read_text().split("--runner=DataflowRunner", 1)[1].split("```", 1)[0]
+    return ["--runner=DataflowRunner", *(word for word in command.split() if word != "\\")]
+
+
 def translate_for_dataflow(source: Path) -> Translated:
     """By a dry run, in an environment that has Google's libraries."""
     program = Path(__file__).with_name("translate.py")
-    command = [os.environ[DATAFLOW_PYTHON], str(program), str(source), "/tmp/out", *DATAFLOW_FLAGS]  # noqa: S108
+    flags = [*documented_flags(), "--dry_run=True", "--project=project", "--region=europe-west4"]
+    flags += ["--temp_location=gs://bucket/temp"]
+    command = [os.environ[DATAFLOW_PYTHON], str(program), str(source), "/tmp/out", *flags]  # noqa: S108
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
     assert done.returncode == 0, done.stderr
     content = json.loads(done.stdout)
@@ -142,7 +140,7 @@ def test_dataflow_gets_the_image_and_the_size_of_the_heavy_steps_machines(data_d
     translated = translate_for_dataflow(data_dir / "pusht_v30")
     for environment in translated.graph.components.environments.values():
         assert environment.urn == common_urns.environments.DOCKER.urn
-        assert beam_runner_api_pb2.DockerPayload.FromString(environment.payload).container_image == IMAGE
+        assert beam_runner_api_pb2.DockerPayload.FromString(environment.payload).container_image == "IMAGE"
     ram = common_urns.resource_hints.MIN_RAM_BYTES.urn
     heavy = translated.environments_of("MaterializeShards/MaterializeShard")
     assert [environment.resource_hints[ram] for environment in heavy] == [b"8000000000"]
