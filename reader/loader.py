@@ -18,6 +18,7 @@ from predecode.reader.batch import Batch
 from predecode.reader.dataset import WindowDataset
 from predecode.reader.dealing import Deal, Tail
 from predecode.reader.permutation import Identity, Order, Permutation
+from predecode.reader.quick_turns import quick_turns
 from predecode.reader.skipping import Damaged, OnError, Skipped, Skipping
 from predecode.reader.split import Located
 from predecode.reader.windowed import StorageOrder, WindowedShuffle
@@ -132,18 +133,19 @@ class WindowLoader:
         deal = Deal(**self._dealing, first_position=position)
         order = self._order(epoch)
         pool = ThreadPoolExecutor(self._num_threads, thread_name_prefix="windows")
-        try:
-            for number, (batch, items) in enumerate(self._filled(pool, deal, order)):
-                if not len(items):  # All of it was skipped.
-                    continue
-                tensors = self._moved(self._dataset.collate(batch, items, seeds=(self._seed, epoch)))
-                reached = deal.position_after(number + 1)
-                self._reached = (epoch, reached) if reached < len(self._dataset) else (epoch + 1, 0)
-                yield tensors
-            self._reached = self._next
-            self._skipping.end()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        with quick_turns():
+            try:
+                for number, (batch, items) in enumerate(self._filled(pool, deal, order)):
+                    if not len(items):  # All of it was skipped.
+                        continue
+                    tensors = self._moved(self._dataset.collate(batch, items, seeds=(self._seed, epoch)))
+                    reached = deal.position_after(number + 1)
+                    self._reached = (epoch, reached) if reached < len(self._dataset) else (epoch + 1, 0)
+                    yield tensors
+                self._reached = self._next
+                self._skipping.end()
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
 
     def _order(self, epoch: int) -> Order:
         if self._shuffle == "windowed":
