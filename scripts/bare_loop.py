@@ -27,8 +27,8 @@ from predecode.transforms.video import VideoFile
 if TYPE_CHECKING:
     from predecode.transforms.sources.base import Source
 
-CHUNK_FRAMES = 16
-"""Frames decoded by one call, as in the job."""
+CHUNK_FRAMES = 4
+"""Frames decoded by one call, as in the job where they are 480x640."""
 
 
 def read_episodes(source: Source) -> dict[int, EpisodeMetadata]:
