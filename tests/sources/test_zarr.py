@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import shutil
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
+import imagecodecs
 import numcodecs
 import numpy as np
 import pytest
 import zarr
+from imagecodecs.numcodecs import Jpeg2k, Jpegxl
 from numpy.typing import NDArray
 from zarr.codecs import GzipCodec, ZstdCodec
 
@@ -50,6 +53,15 @@ def read_all(source: Source) -> dict[str, NDArray[Any]]:
 def buffer(tmp_path: Path) -> Path:
     """One that is sound, to be spoiled."""
     return write_buffer(tmp_path / "made.zarr", ARRAYS, ENDS, compressors=None)
+
+
+@pytest.fixture
+def umi_codecs() -> Iterator[None]:
+    """numcodecs as UMI has it: with imagecodecs' own codecs, which are called as UMI calls its copies of them."""
+    with patch.dict(numcodecs.registry.codec_registry):
+        numcodecs.register_codec(Jpegxl)
+        numcodecs.register_codec(Jpeg2k)
+        yield
 
 
 def edit(path: Path, **changes: Any) -> None:
@@ -181,9 +193,57 @@ def test_lerobot_datasets_know_their_speed(data_dir: Path) -> None:
         open_at(data_dir / "pusht_v30", fps=10.0)
 
 
+@pytest.mark.usefixtures("umi_codecs")
 @pytest.mark.parametrize(
-    ("codec", "settings"), [("imagecodecs_jpegxl", {"level": 99}), ("imagecodecs_jpeg2k", {}), ("lz4", {})]
+    "codec", [Jpegxl(lossless=True), Jpeg2k(reversible=True)], ids=["imagecodecs_jpegxl", "imagecodecs_jpeg2k"]
 )
+@pytest.mark.parametrize("name", ["umi.zarr", "umi.zarr.zip"])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_images_as_umi_encodes_them(tmp_path: Path, codec: Any, name: str, channels: int) -> None:
+    images = RNG.integers(0, 256, (20, 16, 18, channels), np.uint8)
+    path = write_buffer(tmp_path / name, {"camera0_rgb": images}, ENDS, chunk_rows=1, compressors=codec)
+    found = read_all(opened(path))["camera0_rgb"]
+    assert found.dtype == np.uint8
+    assert np.array_equal(found, images)
+
+
+@pytest.mark.usefixtures("umi_codecs")
+@pytest.mark.parametrize("damage", ["cut", "empty", "noise", "missing", "larger", "deeper"])
+def test_damaged_images_are_data_errors(tmp_path: Path, damage: str) -> None:
+    codec = Jpegxl(lossless=True)
+    path = write_buffer(tmp_path / "umi.zarr", {"img": ARRAYS["img"]}, ENDS, chunk_rows=1, compressors=codec)
+    chunk = path / "data" / "img" / "5.0.0.0"
+    content = chunk.read_bytes()
+    chunk.unlink()
+    contents = {
+        "cut": content[:-40],
+        "empty": b"",
+        "noise": b"noise" * 100,
+        "larger": imagecodecs.jpegxl_encode(np.zeros((17, 18, 3), np.uint8)),
+        "deeper": imagecodecs.jpegxl_encode(np.zeros((16, 18, 3), np.uint16)),
+    }
+    if damage in contents:
+        chunk.write_bytes(contents[damage])
+    source = opened(path)
+    with source.reader(tolerance_s=1e-4) as reader:
+        second = episodes(source)[1]
+        assert len(list(reader.frames(second, "img", [0, 2, 3, 4]))) == 4
+        with pytest.raises(DataError, match=r"episode 1, frame 1 \(data/img, row 5\) .*data/img/5\.0\.0\.0") as caught:
+            list(reader.frames(second, "img", range(5)))
+        assert str(tmp_path) not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"chunks": [2, 16, 18, 3]}, {"dtype": "<u2"}, {"filters": [{"id": "delta"}]}, {"shape": [20, 16, 18]}]
+)
+def test_image_codecs_of_other_layouts_are_named(buffer: Path, changes: dict[str, Any]) -> None:
+    layout = {"chunks": [1, 16, 18, 3], "compressor": {"id": "imagecodecs_jpegxl"}}
+    edit(buffer / "data" / "img" / ".zarray", **(layout | changes))
+    with pytest.raises(SourceError, match="codecs: imagecodecs_jpegxl"):
+        opened(buffer)
+
+
+@pytest.mark.parametrize(("codec", "settings"), [("imagecodecs_avif", {"level": 99}), ("pcodec", {}), ("lz4", {})])
 def test_codecs_that_tensorstore_lacks_are_named(buffer: Path, codec: str, settings: dict[str, Any]) -> None:
     edit(buffer / "data" / "img" / ".zarray", compressor={"id": codec, **settings})
     with pytest.raises(SourceError, match=rf"data/img: .*codecs: {codec}.*zstd or blosc.*--exclude-features img"):

@@ -13,6 +13,7 @@ from predecode.transforms.errors import SourceError
 from predecode.transforms.features import Feature, parse_features
 from predecode.transforms.images import MAX_PIXELS
 from predecode.transforms.sources.made_columns import MADE_SPECS
+from predecode.transforms.sources.zarr_images import ImageLayout
 from predecode.transforms.sources.zarr_store import ZarrStore, new_context
 
 MAX_ROWS = 1 << 40
@@ -35,6 +36,7 @@ class ZarrArray:
         dtype: numpy name.
         shape: Of all of it, time first.
         chunk_shape: Of what is decoded at a time.
+        images: Of an array whose chunks are images that tensorstore cannot decode; None for all others.
     """
 
     path: str
@@ -42,6 +44,7 @@ class ZarrArray:
     dtype: str
     shape: tuple[int, ...]
     chunk_shape: tuple[int, ...]
+    images: ImageLayout | None = None
 
     @property
     def is_image(self) -> bool:
@@ -70,6 +73,9 @@ def describe_array(store: ZarrStore, path: str, remedy: str) -> ZarrArray:
     """
     driver, metadata = store.driver(path)
     where = f"{store.folder}: {path}"
+    if images := ImageLayout.of(metadata):
+        found = ZarrArray(path, driver, "uint8", images.shape, (1, *images.shape[1:]), images)
+        return _checked_images(found, where, remedy)
     try:
         array = store.open_array(path, driver, new_context())
     except ValueError as error:
@@ -92,7 +98,11 @@ def _checked(array: ts.TensorStore, path: str, driver: str, where: str, remedy: 
             f"{where}: expected chunks of at most {MAX_CHUNK_BYTES} bytes, got {chunk}, {chunk_bytes} bytes: a chunk "
             f"must be decoded as a whole. Write the array again with smaller chunks. {remedy}"
         )
-    found = ZarrArray(path, driver, array.dtype.name, shape, chunk)
+    return _checked_images(ZarrArray(path, driver, array.dtype.name, shape, chunk), where, remedy)
+
+
+def _checked_images(found: ZarrArray, where: str, remedy: str) -> ZarrArray:
+    shape = found.shape
     if len(shape) == 4 and found.dtype == "uint8" and not found.is_image:
         raise SourceError(
             f"{where}: expected images (time, height, width, channels) of {_CHANNELS} channels, got {shape}. {remedy}"

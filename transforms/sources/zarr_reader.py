@@ -55,6 +55,7 @@ class ZarrReader:
         self._fps = fps
         self._task = task
         self._context: ts.Context | None = None
+        self._files: ts.KvStore | None = None
         self._opened: dict[str, ts.TensorStore] = {}
 
     def __enter__(self) -> Self:
@@ -64,7 +65,7 @@ class ZarrReader:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._opened.clear()
-        self._context = None
+        self._context = self._files = None
 
     def rows(self, episode: Episode, first_frame: int, stop_frame: int) -> Rows:
         """Values of all number features of a half-open range of frames, and the task.
@@ -118,6 +119,8 @@ class ZarrReader:
         """Rows of an array, in C order."""
         try:
             with self._store.reading():
+                if images := self._arrays[name].images:
+                    return images.read(self._open_files(), self._arrays[name].path, start_row, stop_row)
                 return np.asarray(self._open(name)[start_row:stop_row].read(order="C").result())
         except DataError as error:
             where = self._where(episode, name, start_row - _first_row(episode))
@@ -134,6 +137,10 @@ class ZarrReader:
             array = self._arrays[name]
             self._opened[name] = self._store.open_array(array.path, array.driver, self._context)
         return self._opened[name]
+
+    def _open_files(self) -> ts.KvStore:
+        self._files = self._files or self._store.open_files()
+        return self._files
 
     def _pixels(self, image: NDArray[Any], episode: Episode, camera: str, frame: int) -> NDArray[np.uint8]:
         if image.dtype == np.uint8:

@@ -65,7 +65,7 @@ class ZarrStore:
         if self.folder.is_local and not os.path.exists(self.folder.url):
             raise SourceNotFoundError(f"{self.folder}: there is no such file or folder.")
         with self._finding():
-            files = self._open_files()
+            files = self.open_files()
             if all(files.read(name).result().state == "missing" for name in _GROUP_FILES):
                 raise SourceNotFoundError(
                     f"{self.folder}: there is no Zarr group here: expected {' or '.join(_GROUP_FILES)} at its top."
@@ -85,7 +85,7 @@ class ZarrStore:
         prefix = f"{group}/".encode()
         within = ts.KvStore.KeyRange(prefix, f"{group}0".encode())  # "0" comes right behind "/"
         with self._finding():
-            keys = self._open_files().list(within, strip_prefix_length=len(prefix)).result()
+            keys = self.open_files().list(within, strip_prefix_length=len(prefix)).result()
         return sorted({key.split(b"/", 1)[0].decode(errors="replace") for key in keys if b"/" in key})
 
     def driver(self, path: str) -> tuple[str, Mapping[str, Any]]:
@@ -96,7 +96,7 @@ class ZarrStore:
         """
         for name, driver in _DRIVERS.items():
             with self._finding():
-                found = self._open_files().read(f"{path}/{name}").result()
+                found = self.open_files().read(f"{path}/{name}").result()
             if found.state == "missing":
                 continue
             where = f"{self.folder}: {path}/{name}"
@@ -128,6 +128,14 @@ class ZarrStore:
         }
         return ts.open(spec, read=True, open=True, context=context).result()
 
+    def open_files(self) -> ts.KvStore:
+        """Opens the store for reading its files by their relative paths.
+
+        Raises:
+            ValueError: tensorstore cannot.
+        """
+        return ts.KvStore.open(self._spec("")).result()
+
     @contextlib.contextmanager
     def reading(self) -> Iterator[None]:
         """Tells damaged content (DataError) from storage that fails (OSError), where an array is read."""
@@ -150,9 +158,6 @@ class ZarrStore:
         if self.is_zip:
             return ts.KvStore.Spec({"driver": "zip", "base": at, "path": path})
         return ts.KvStore.Spec({**at, "path": f"{at['path'].rstrip('/')}/{path}"})
-
-    def _open_files(self) -> ts.KvStore:
-        return ts.KvStore.open(self._spec("")).result()
 
     @contextlib.contextmanager
     def _finding(self) -> Iterator[None]:
