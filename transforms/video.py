@@ -33,8 +33,8 @@ _CHUNK_FRAMES = 16
 """Frames decoded by one call: more gain nothing (docs/pixels.md)."""
 
 _CHUNK_BYTES = 1 << 22
-"""Bytes of frames decoded by one call. The allocator gives larger pieces back to the kernel, which clears each page anew:
-at 16 MB that made a job a fifth slower (docs/pixels.md)."""
+"""Bytes of frames decoded by one call. The allocator gives larger pieces back to the kernel, which then clears each
+page anew: at 16 MB that made a job a fifth slower (docs/pixels.md)."""
 
 _JUST_BEFORE_S = 1e-7
 """Less than a tick of any container's clock: this much before a frame's time, the previous frame is on screen."""
