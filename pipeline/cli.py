@@ -31,8 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = build_parser()
     parsed, rest = parser.parse_known_args(arguments)
-    # Beam logs what it raises anyway, tracebacks and all.
-    logging.basicConfig(level=logging.INFO if parsed.debug else logging.CRITICAL)
+    _limit_logs(logging.INFO if parsed.debug else logging.CRITICAL)
     try:
         if rest and parsed.command != "materialize":
             raise UsageError(f"Unknown option or argument: {' '.join(rest)}. See `predecode {parsed.command} --help`.")
@@ -48,6 +47,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _report(error, f"{where}{error.strerror or error}.", debug=parsed.debug)
+
+
+def _limit_logs(level: int) -> None:
+    """Shows only logs of a level: Beam logs what it raises anyway, tracebacks and all.
+
+    The handler is limited, too: a worker in this process sets the root logger's level to what it likes.
+    """
+    handler = logging.StreamHandler()
+    handler.setLevel(level)
+    logging.basicConfig(level=level, handlers=[handler])
 
 
 def _report(error: Exception, message: str, *, debug: bool) -> int:
