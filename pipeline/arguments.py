@@ -35,7 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     _add_materialize(commands)
     inspect = commands.add_parser("inspect", help="what is in an output", description="Says what is in an output.")
-    inspect.add_argument("output", metavar="OUTPUT", help="folder or URL that `predecode materialize` wrote")
+    _add_output(inspect)
     inspect.add_argument("--json", action="store_true", help="one JSON object on standard output")
     _add_common(inspect)
     preview = commands.add_parser(
@@ -43,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="a contact sheet of windows",
         description="Draws windows as a PNG: a row per window and camera, frames along deltas, padded slots marked.",
     )
-    preview.add_argument("output", metavar="OUTPUT", help="folder or URL that `predecode materialize` wrote")
+    _add_output(preview)
     preview.add_argument("picture", metavar="PICTURE", help="the PNG to write")
     preview.add_argument("--split", choices=("train", "val"), default="train", help="default: %(default)s")
     preview.add_argument("--windows", type=_at_least_one, default=6, metavar="N", help="how many; default: %(default)s")
@@ -89,8 +89,8 @@ def _add_verify(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         description="Reads every byte of an output and compares it with the manifest: after a copy to another disk or "
         "bucket this tells that it arrived. Exit status 1 where something is missing, has changed, or is too much.",
     )
+    _add_output(parser)
     add = parser.add_argument
-    add("output", metavar="OUTPUT", help="folder or URL that `predecode materialize` wrote")
     add("--repair", action="store_true", help="the next `predecode materialize` writes what is damaged, and only it")
     add("--threads", type=_at_least_one, metavar="N", help="files read at once; default: the cores, at least 8")
     add("--no-progress", action="store_true", help="no progress on standard error")
@@ -184,6 +184,10 @@ def _add_shards(group: argparse._ArgumentGroup) -> None:
         help="anchors that share a sample; auto (default): 1 where every camera shows one frame, else a run",
     )
     add("--seed", metavar="N", type=int, default=0, help="of the order of segments and of the split; default: 0")
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("output", metavar="OUTPUT", help="folder or URL that `predecode materialize` wrote")
 
 
 def _add_common(group: argparse._ActionsContainer) -> None:

@@ -76,7 +76,7 @@ def build_pipeline(options: MaterializeOptions, settings: PipelineOptions, *, jo
         job_id: Of a job whose workers are elsewhere: see `wait_for_job`.
     """
     is_dataflow = settings.view_as(StandardOptions).runner == "DataflowRunner"
-    num_threads = local_threads(settings)
+    num_threads = local_threads(settings)  # Asked first: the pipeline takes Beam's own threads from the settings.
     pipeline = local_pipeline(settings)
     job = Materialize(
         options=options,

@@ -23,7 +23,7 @@ def room_for_images(num_bytes: int) -> NDArray[np.uint8]:
     """New memory, with any content, that images are decoded into fast.
 
     Rows that begin at multiples of 32 bytes are what libjpeg-turbo writes past the caches: that takes a third longer
-    (224x224, measured on an AMD EPYC; docs/benchmarks.md). So memory begins at an odd multiple of 16.
+    (224x224, measured on an AMD EPYC). So memory begins at an odd multiple of 16.
     """
     memory = np.empty(num_bytes + ALIGNMENT, np.uint8)
     start = (_OFFSET - memory.ctypes.data) % ALIGNMENT

@@ -13,10 +13,8 @@ from predecode.transforms.errors import SourceError
 from predecode.transforms.features import Feature, parse_features
 from predecode.transforms.images import MAX_PIXELS
 from predecode.transforms.sources.made_columns import MADE_SPECS
-from predecode.transforms.sources.zarr_images import ImageLayout
+from predecode.transforms.sources.zarr_images import MAX_ROWS, ImageLayout
 from predecode.transforms.sources.zarr_store import ZarrStore, new_context
-
-MAX_ROWS = 1 << 40
 
 MAX_CHUNK_BYTES = 1 << 29
 """A chunk is decoded as a whole."""

@@ -23,7 +23,7 @@ _DECODERS: dict[str, Callable[..., NDArray[Any]]] = {
     "imagecodecs_jpeg2k": imagecodecs.jpeg2k_decode,
 }
 
-_MAX_ROWS = 1 << 40
+MAX_ROWS = 1 << 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class ImageLayout:
             and codec in _DECODERS
             and isinstance(shape, list)
             and len(shape) == 4
-            and all(type(size) is int and 0 < size <= _MAX_ROWS for size in shape)
+            and all(type(size) is int and 0 < size <= MAX_ROWS for size in shape)
             and shape[1] * shape[2] <= MAX_PIXELS
             and metadata.get("chunks") == [1, *shape[1:]]
             and metadata.get("dtype") == "|u1"
