@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from itertools import islice, pairwise
 from typing import TYPE_CHECKING, Any
@@ -54,13 +57,14 @@ class Probe:
         return {"cameras": [asdict(camera) for camera in self.cameras], "gop_frames": self.gop_frames}
 
 
-def probe_source(recipe: Recipe, episodes: Sequence[Episode], reader: SourceReader) -> Probe:
+def probe_source(recipe: Recipe, episodes: Sequence[Episode]) -> Probe:
     """Decodes, resizes and encodes some frames of the first episodes that can be read.
+
+    Cameras are looked at side by side: with few key frames it takes a second until a frame is decoded.
 
     Args:
         recipe: What to make.
         episodes: The first ones, in order.
-        reader: Of the source.
 
     Raises:
         DataError: one cannot be read and the job fails on errors, or none can be read.
@@ -68,28 +72,36 @@ def probe_source(recipe: Recipe, episodes: Sequence[Episode], reader: SourceRead
     versions = tuple(sorted(byte_versions(recipe).items()))
     if not recipe.cameras or not episodes:
         return Probe((), 1, versions)
-    seen: list[Mapping[str, list[tuple[tuple[int, ...], int]]]] = []
-    gops: list[int] = []
+    seen: list[list[_Look]] = []
     first_error: DataError | None = None
-    for episode in episodes:
-        try:
-            frames = {camera.name: list(_probe_frames(recipe, episode, camera, reader)) for camera in recipe.cameras}
-            gops += [_gop(episode, camera, reader) for camera in recipe.cameras]
-        except DataError as error:
-            # A plan made without this episode would not be the plan of the mended source.
-            if recipe.options.on_error == "fail":
-                raise with_remedy(error) from error
-            first_error = first_error or error
-            continue
-        seen.append(frames)
-        if len(seen) == PROBED_EPISODES:
-            break
+    threads = min(len(recipe.cameras), os.cpu_count() or 1)
+    with ExitStack() as stack, ThreadPoolExecutor(threads) as pool:
+        sources = [
+            stack.enter_context(recipe.source.reader(tolerance_s=recipe.options.tolerance_s)) for _ in recipe.cameras
+        ]
+        for episode in episodes:
+            try:
+                begun = [pool.submit(_look, recipe, episode, *one) for one in zip(recipe.cameras, sources, strict=True)]
+                wait(begun)  # Also for those behind an error: a reader serves one at a time.
+                looks = [look.result() for look in begun]
+            except DataError as error:
+                # A plan made without this episode would not be the plan of the mended source.
+                if recipe.options.on_error == "fail":
+                    raise with_remedy(error) from error
+                first_error = first_error or error
+                continue
+            seen.append(looks)
+            if len(seen) == PROBED_EPISODES:
+                break
     if not seen:
         raise DataError(
             f"None of the first {len(episodes)} episodes can be read. Mend the source, or leave them out with "
             f"--episodes. The first error: {first_error}"
         )
-    return Probe(tuple(_camera(camera.name, seen) for camera in recipe.cameras), max(gops), versions)
+    cameras = tuple(
+        _camera(camera.name, looks) for camera, looks in zip(recipe.cameras, zip(*seen, strict=True), strict=True)
+    )
+    return Probe(cameras, max(look.gop_frames for looks in seen for look in looks), versions)
 
 
 def byte_versions(recipe: Recipe) -> dict[str, str]:
@@ -102,19 +114,27 @@ def byte_versions(recipe: Recipe) -> dict[str, str]:
     return versions
 
 
-def _probe_frames(
-    recipe: Recipe, episode: Episode, camera: Feature, reader: SourceReader
-) -> Iterator[tuple[tuple[int, ...], int]]:
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What one camera showed in one episode: shape and encoded size of each frame, and its key frames' distance."""
+
+    frames: tuple[tuple[tuple[int, ...], int], ...]
+    gop_frames: int
+
+
+def _look(recipe: Recipe, episode: Episode, camera: Feature, reader: SourceReader) -> _Look:
     options = recipe.options
     codec = image_codec(options.image_codec, jpeg_quality=options.jpeg_quality)
     numbers = np.unique(np.linspace(0, episode.num_frames - 1, FRAMES_PER_EPISODE).astype(np.int64)).tolist()
+    frames = []
     for image in reader.frames(episode, camera.name, numbers):
         stored = resize(image, options.image_size, options.resize_mode) if options.image_size else image
-        yield stored.shape, len(codec.encode(np.ascontiguousarray(stored)))
+        frames.append((stored.shape, len(codec.encode(np.ascontiguousarray(stored)))))
+    return _Look(tuple(frames), _gop(episode, camera, reader))
 
 
-def _camera(name: str, seen: Sequence[Mapping[str, list[tuple[tuple[int, ...], int]]]]) -> Camera:
-    frames = [frame for episode in seen for frame in episode[name]]
+def _camera(name: str, looks: Sequence[_Look]) -> Camera:
+    frames = [frame for look in looks for frame in look.frames]
     height, width, channels = frames[0][0]
     return Camera(name, height, width, channels, round(sum(size for _, size in frames) / len(frames)))
 
@@ -155,8 +175,7 @@ class _Probe(beam.DoFn):
     @ends_quietly
     def process(self, episodes: Sequence[Episode], recipe: Recipe) -> Iterator[Probe]:
         """One list of the first episodes in, one probe out."""
-        with recipe.source.reader(tolerance_s=recipe.options.tolerance_s) as reader:
-            yield probe_source(recipe, episodes, reader)
+        yield probe_source(recipe, episodes)
 
 
 @dataclass(kw_only=True)
