@@ -77,6 +77,11 @@ def _add_materialize(commands: argparse._SubParsersAction[argparse.ArgumentParse
         help="fail, or leave out what is bad and list it in quarantine.jsonl; default: %(default)s",
     )
     run.add_argument("--overwrite", action="store_true", help="replace an output of another plan")
+    run.add_argument(
+        "--extend",
+        action="store_true",
+        help="take in what the source has got since: keeps all shards that stay, and OUTPUT can be read meanwhile",
+    )
     run.add_argument("--no-progress", action="store_true", help="no progress on standard error")
     run.add_argument("--json", action="store_true", help="the summary as one JSON object on standard output")
     _add_common(run)

@@ -125,6 +125,7 @@ def options_of(parsed: argparse.Namespace) -> MaterializeOptions:
         seed=parsed.seed,
         on_error=parsed.on_error,
         overwrite=parsed.overwrite,
+        extend=parsed.extend,
         storage_options_json=parsed.storage_options,
     )
 

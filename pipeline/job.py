@@ -17,7 +17,7 @@ from predecode.pipeline.graph import Materialize
 from predecode.pipeline.progress import Progress
 from predecode.pipeline.remote_job import wait_for_job
 from predecode.pipeline.runner import local_pipeline, local_threads, pipeline_options, runs_here
-from predecode.pipeline.summary import Summary, summarize
+from predecode.pipeline.summary import Summary, read_record_checksums, summarize
 from predecode.transforms.features import Kind
 from predecode.transforms.manifest import read_manifest
 from predecode.transforms.options import MaterializeOptions
@@ -56,12 +56,14 @@ def materialize(
     recipe = open_recipe(options)
     if runs_here(settings) and any(camera.kind is Kind.VIDEO for camera in recipe.cameras):
         check_decoder()
-    with Progress(recipe.output) if show_progress else contextlib.nullcontext():
+    before = read_record_checksums(recipe.output) if options.extend else {}
+    with Progress(recipe.output, extends=options.extend) if show_progress else contextlib.nullcontext():
         _run(options, settings, recipe.output)
     source = Folder.of(options.source, json.loads(options.storage_options_json))
     return summarize(
         read_manifest(recipe.output),
         recipe.output,
+        shards_kept=len(before.items() & read_record_checksums(recipe.output).items()) if before else 0,
         source_bytes=source.total_bytes(),
         seconds=time.monotonic() - started,
     )

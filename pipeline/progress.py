@@ -6,6 +6,7 @@ import re
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self, TextIO
 
@@ -13,8 +14,9 @@ from tqdm import tqdm
 
 from predecode.transforms.commits import CommitRecord
 from predecode.transforms.errors import OutputError
-from predecode.transforms.format import SPLITS
+from predecode.transforms.format import MANIFEST_FILE, SPLITS
 from predecode.transforms.plan_file import read_plan
+from predecode.transforms.staging import staging_of
 from predecode.transforms.storage import Folder
 
 _COMMIT_FILE = re.compile(rf"({'|'.join(SPLITS)})/shard-\d+\.json")
@@ -28,14 +30,17 @@ class Progress:
     On a terminal a bar, else a line now and then. It only looks: whatever goes wrong here never harms the job.
     """
 
-    def __init__(self, output: Folder, *, stream: TextIO | None = None) -> None:
+    def __init__(self, output: Folder, *, extends: bool = False, stream: TextIO | None = None) -> None:
         """Prepares; nothing is looked at before the `with` block.
 
         Args:
             output: Where the job writes.
+            extends: Whether it stages what is new beside a complete output.
             stream: Where to print; standard error if not given.
         """
         self._output = output
+        self._extends = extends and output.size(MANIFEST_FILE) is not None
+        self._folder = staging_of(output) if self._extends else output
         self._stream = stream or sys.stderr
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="progress", daemon=True)
@@ -85,11 +90,12 @@ class Progress:
         """Number of shards planned; 0 where the job ended first."""
         while not self._stopped.wait(_POLL_SECONDS):
             try:
-                plan: dict[str, Any] | None = read_plan(self._output)
+                plan = read_plan(self._folder)
+                kept = (read_plan(self._output) or {}) if self._extends else {}
             except (OSError, OutputError):
                 continue
             if plan:
-                return sum(int(split["shards"]) for split in plan["splits"].values())
+                return _count_shards(plan, kept)
         return 0
 
     def _poll(self) -> int:
@@ -97,15 +103,22 @@ class Progress:
         names = self._commit_files()
         for name in sorted(names - self._seen):
             try:
-                record = CommitRecord.from_bytes(self._output.read(name))
+                record = CommitRecord.from_bytes(self._folder.read(name))
             except (OSError, ValueError):
                 continue
             self._frames += sum(meter.num_frames for meter in record.cameras.values())
             self._seen.add(name)
-        return len(names)
+        return len(self._seen | names)  # What was staged is gone in the end.
 
     def _commit_files(self) -> set[str]:
         try:
-            return {name for name in self._output.names() if _COMMIT_FILE.fullmatch(name)}
+            return {name for name in self._folder.names() if _COMMIT_FILE.fullmatch(name)}
         except OSError:
             return self._seen
+
+
+def _count_shards(plan: Mapping[str, Any], kept: Mapping[str, Any]) -> int:
+    """Shards of those groups of a plan that another plan has not."""
+    known = {name: split["groups"] for name, split in kept.get("splits", {}).items()}
+    groups = [(name, group) for name, split in plan["splits"].items() for group in split["groups"]]
+    return sum(group[-1] for name, group in groups if group not in known.get(name, []))

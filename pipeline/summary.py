@@ -8,9 +8,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import pyarrow as pa
+
 from predecode.transforms.episodes import Quarantine
-from predecode.transforms.format import QUARANTINE_FILE
+from predecode.transforms.errors import FormatError
+from predecode.transforms.format import QUARANTINE_FILE, shard_table_file
+from predecode.transforms.manifest import read_manifest
 from predecode.transforms.sizes import size_text
+from predecode.transforms.staging import described_files
 from predecode.transforms.storage import Folder
 
 
@@ -24,6 +29,7 @@ class Summary:
         anchors: Windows in it, per split.
         frames: Stored images over all cameras.
         shards: Shards, all splits.
+        shards_kept: Those of them that an extension found and kept.
         source_bytes: Size of the source's files.
         output_bytes: Size of all tars.
         psnr_db: Per camera the fidelity of the encoding; None where nothing was lost.
@@ -37,6 +43,7 @@ class Summary:
     anchors: Mapping[str, int]
     frames: int
     shards: int
+    shards_kept: int
     source_bytes: int
     output_bytes: int
     psnr_db: Mapping[str, float | None]
@@ -62,6 +69,8 @@ class Summary:
                 f"({self.frames_per_second:,.0f} frames/s)"
             ),
         ]
+        if self.shards_kept:
+            lines.append(f"{self.shards_kept:,} shards kept, {self.shards - self.shards_kept:,} written")
         for camera, psnr_db in self.psnr_db.items():
             lines.append(f"{camera}: {'lossless' if psnr_db is None else f'{psnr_db:.1f} dB after encoding'}")
         if self.quarantined:
@@ -71,12 +80,15 @@ class Summary:
         return "\n".join(lines)
 
 
-def summarize(manifest: Mapping[str, Any], output: Folder, *, source_bytes: int, seconds: float) -> Summary:
+def summarize(
+    manifest: Mapping[str, Any], output: Folder, *, shards_kept: int = 0, source_bytes: int, seconds: float
+) -> Summary:
     """The summary of an output from its manifest.
 
     Args:
         manifest: Its content.
         output: Where it is.
+        shards_kept: What an extension found and kept.
         source_bytes: Size of the source.
         seconds: Wall time that it took.
     """
@@ -87,6 +99,7 @@ def summarize(manifest: Mapping[str, Any], output: Folder, *, source_bytes: int,
         anchors={name: split["anchors"] for name, split in splits.items()},
         frames=sum(camera["stored"] for camera in manifest["frames"].values()),
         shards=sum(split["shards"] for split in splits.values()),
+        shards_kept=shards_kept,
         source_bytes=source_bytes,
         output_bytes=sum(split["tar_bytes"] for split in splits.values()),
         psnr_db={name: camera["psnr_db"] for name, camera in manifest["frames"].items()},
@@ -94,6 +107,24 @@ def summarize(manifest: Mapping[str, Any], output: Folder, *, source_bytes: int,
         quarantined=_reasons(output) if QUARANTINE_FILE in manifest["files"] else {},
         seconds=round(seconds, 3),
     )
+
+
+def read_record_checksums(output: Folder) -> dict[tuple[str, int], str]:
+    """The checksum of each shard's commit record, by split and number; none where the output is not complete or sound.
+
+    Raises:
+        OSError: storage fails.
+    """
+    checksums: dict[tuple[str, int], str] = {}
+    try:
+        manifest = read_manifest(output)
+        files = described_files(output, manifest)
+        for split in manifest["splits"]:
+            table = pa.ipc.open_file(pa.BufferReader(files.read(shard_table_file(split)))).read_all()
+            checksums |= {(split, number): text for number, text in enumerate(table["record_sha256"].to_pylist())}
+    except (FormatError, FileNotFoundError, pa.ArrowInvalid, KeyError):
+        return {}
+    return checksums
 
 
 def _reasons(output: Folder) -> dict[str, int]:

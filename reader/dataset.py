@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from predecode.reader.batch import Batch, BatchReader
 from predecode.reader.item_format import ItemFormat
 from predecode.reader.metadata import WindowMetadata
+from predecode.reader.opening import open_output
 from predecode.reader.ranges import open_ranges
 from predecode.reader.selection import select_windows
 from predecode.reader.split import Located, SplitIndex
@@ -23,7 +24,6 @@ from predecode.reader.windowed import StorageOrder
 from predecode.transforms.errors import UsageError
 from predecode.transforms.hashing import order_key
 from predecode.transforms.images import image_codec
-from predecode.transforms.manifest import read_manifest
 from predecode.transforms.storage import Folder
 
 Pad: TypeAlias = Literal["edge", "zeros"]
@@ -76,20 +76,19 @@ class WindowDataset(Dataset[dict[str, Any]]):
         """
         if pad not in get_args(Pad):
             raise UsageError(f"Expected as pad one of {', '.join(get_args(Pad))}, got {pad!r}.")
-        self._folder = Folder.of(str(root), storage_options)
-        self.manifest: dict[str, Any] = read_manifest(self._folder)
         self.split = split
         self.image_transforms = image_transforms
-        self._selection = select_windows(ItemFormat.of(self.manifest), delta_timestamps, tolerance_s=tolerance_s)
-        self._index = SplitIndex(self._folder, self.manifest, split, episodes=episodes, verify=verify)
-        self.meta = WindowMetadata(
-            self._folder,
-            self.manifest,
-            split,
-            repo_id=repo_id or self._folder.url,
-            episodes=None if episodes is None else self.episodes,
-        )
         self._reading = {"return_uint8": return_uint8, "pad_zeros": pad == "zeros", "verify": verify}
+
+        def open_files(folder: Folder, manifest: dict[str, Any]) -> None:
+            self._folder = folder
+            self.manifest = manifest
+            self._selection = select_windows(ItemFormat.of(manifest), delta_timestamps, tolerance_s=tolerance_s)
+            self._index = SplitIndex(folder, manifest, split, episodes=episodes, verify=verify)
+            chosen = None if episodes is None else self.episodes
+            self.meta = WindowMetadata(folder, manifest, split, repo_id=repo_id or folder.url, episodes=chosen)
+
+        open_output(Folder.of(str(root), storage_options), open_files)
 
     def __len__(self) -> int:
         """Windows of the selection."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from predecode.reader.item_format import ItemFormat
 from predecode.reader.items import Item, sample_items
+from predecode.reader.opening import open_output
 from predecode.reader.ranges import REMEDY
 from predecode.reader.split import SplitIndex
 from predecode.transforms.errors import FormatError
@@ -92,9 +93,12 @@ def _read_format(root: str, options_json: str) -> ItemFormat:
 
 @lru_cache(maxsize=_OUTPUTS_KEPT)
 def _open_splits(root: str, options_json: str) -> tuple[SplitIndex, ...]:
-    folder = Folder.of(root, json.loads(options_json))
-    manifest = read_manifest(folder)
-    return tuple(SplitIndex(folder, manifest, split) for split in SPLITS if split in manifest["splits"])
+    return open_output(
+        Folder.of(root, json.loads(options_json)),
+        lambda folder, manifest: tuple(
+            SplitIndex(folder, manifest, split) for split in SPLITS if split in manifest["splits"]
+        ),
+    )
 
 
 def _check_members(

@@ -8,10 +8,10 @@ from itertools import pairwise
 from typing import Any
 
 from predecode.reader.item_format import ItemFormat
+from predecode.reader.opening import open_output
 from predecode.transforms.errors import FormatError
 from predecode.transforms.features import Kind
 from predecode.transforms.format import MANIFEST_FILE, PLAN_FILE
-from predecode.transforms.manifest import read_manifest
 from predecode.transforms.plan_file import is_sound_plan, read_plan
 from predecode.transforms.sizes import size_text
 from predecode.transforms.storage import Folder
@@ -45,8 +45,10 @@ def inspect_output(url: str, storage_options: Mapping[str, Any] | None = None) -
         FormatError: the output is incomplete, damaged, or of another format version.
         OSError: storage fails.
     """
-    folder = Folder.of(url, storage_options)
-    manifest = read_manifest(folder)
+    return open_output(Folder.of(url, storage_options), _inspect)
+
+
+def _inspect(folder: Folder, manifest: Mapping[str, Any]) -> Inspection:
     plan = read_plan(folder) or {}
     if plan.get("digest") != manifest.get("plan"):
         raise FormatError(

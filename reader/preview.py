@@ -12,11 +12,11 @@ from predecode.reader.contact_sheet import Block, CameraRow, CurveRow, Slot, dra
 from predecode.reader.inspection import compact
 from predecode.reader.item_format import ItemFormat, StoredFeature
 from predecode.reader.lookup import FoundWindow, find_window
+from predecode.reader.opening import open_output
 from predecode.reader.ranges import RangeReader, open_ranges
 from predecode.reader.split import SplitIndex
 from predecode.transforms.errors import FormatError, OutputError, UsageError
 from predecode.transforms.hashing import fraction, order_key
-from predecode.transforms.manifest import read_manifest
 from predecode.transforms.storage import Folder
 
 MAX_SLOTS = 16
@@ -54,10 +54,11 @@ def draw_preview(
     """
     if not 1 <= num_windows <= MAX_WINDOWS:
         raise UsageError(f"--windows: expected 1 to {MAX_WINDOWS}, got {num_windows}.")
-    folder = Folder.of(url, storage_options)
-    manifest = read_manifest(folder)
-    item_format = ItemFormat.of(manifest)
-    index, reader = SplitIndex(folder, manifest, split), open_ranges(folder)
+    folder, manifest, index = open_output(
+        Folder.of(url, storage_options),
+        lambda folder, manifest: (folder, manifest, SplitIndex(folder, manifest, split)),
+    )
+    item_format, reader = ItemFormat.of(manifest), open_ranges(folder)
     if not index.num_items:
         raise FormatError(f"{folder}: split {split!r} has no windows to draw.")
     blocks = [_block(index, reader, item) for item in choose_items(index, num_windows)]

@@ -132,7 +132,8 @@ class _OpenFile:
 
 def _open_file(folder: Folder, name: str) -> _OpenFile:
     try:
-        descriptor = os.open(folder.path(name), os.O_RDONLY | os.O_CLOEXEC)
+        with folder.open(name) as file:
+            descriptor = os.dup(file.fileno())
     except (FileNotFoundError, NotADirectoryError):
         raise missing(folder, name) from None
     return _OpenFile(descriptor, os.fstat(descriptor).st_size)
@@ -190,6 +191,7 @@ class FarRanges:
         self._folder = folder
         # One for all threads, so that they share connections, but one for each process: they don't survive a fork.
         self._filesystem = functools.lru_cache(1)(functools.partial(_open_filesystem, folder))
+        self._path = functools.lru_cache(None)(folder.path)  # Of an extended output it has to look.
 
     def __reduce__(self) -> tuple[Any, ...]:
         return FarRanges, (self._folder,)
@@ -199,18 +201,25 @@ class FarRanges:
         spans = join_ranges(ranges, max_gap_bytes=MAX_FAR_GAP_BYTES)
         if not spans:
             return _cut(ranges, spans, [])
-        filesystem = self._filesystem(os.getpid())
-        contents = filesystem.cat_ranges(
-            [filesystem._strip_protocol(self._folder.path(span.path)) for span in spans],
-            [span.start for span in spans],
-            [span.stop for span in spans],
-            on_error="return",
-        )
+        contents = self._fetch(spans)
+        if any(isinstance(content, FileNotFoundError) for content in contents):
+            self._path.cache_clear()  # What was staged has come to its place.
+            contents = self._fetch(spans)
         return _cut(ranges, spans, [self._check(*pair) for pair in zip(spans, contents, strict=True)])
 
     def close(self) -> None:
         """See `RangeReader`."""
         self._filesystem.cache_clear()
+
+    def _fetch(self, spans: Sequence[Span]) -> list[bytes | Exception]:
+        filesystem = self._filesystem(os.getpid())
+        contents: list[bytes | Exception] = filesystem.cat_ranges(
+            [filesystem._strip_protocol(self._path(span.path)) for span in spans],
+            [span.start for span in spans],
+            [span.stop for span in spans],
+            on_error="return",
+        )
+        return contents
 
     def _check(self, span: Span, content: bytes | Exception) -> bytes:
         if isinstance(content, BaseException):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -19,11 +18,13 @@ from predecode.transforms.format import (
     CARD_FILE,
     FORMAT_VERSION,
     MANIFEST_FILE,
-    META_FOLDER,
+    PLAN_FILE,
     QUARANTINE_FILE,
-    SPLITS,
+    commit_file,
+    index_file,
     order_file,
     shard_table_file,
+    tar_file,
 )
 from predecode.transforms.hashing import canonical_json
 from predecode.transforms.images import image_codec
@@ -33,11 +34,10 @@ from predecode.transforms.materialize_shards import ShardCommit
 from predecode.transforms.output_metadata import EpisodeEntry, dataset_card, metadata_files
 from predecode.transforms.recipe import Recipe
 from predecode.transforms.shard_writer import Written, write_bytes, write_table
+from predecode.transforms.staging import publish_extension, remove_strays, shard_places, staging_of, target_of
 from predecode.transforms.statistics import image_statistics
-from predecode.transforms.storage import TEMPORARY_MARK
+from predecode.transforms.storage import Folder
 from predecode.transforms.tally import SplitTally, tally_split
-
-_SHARD_FILE = re.compile(rf"({'|'.join(SPLITS)})/(shard-(\d+)\.(tar|index\.arrow|json)|(order|shards)\.arrow)")
 
 
 def commit_manifest(
@@ -75,7 +75,8 @@ def commit_manifest(
                 f"{layout.num_shards(split)}, got {len(found)}. Run the same command again; if it stays so, choose "
                 "another runner."
             )
-    tallies = {split: tally_split(output, split, hashes[split]) for split in layout.groups}
+    places = shard_places(output, layout)
+    tallies = {split: tally_split(places, split, hashes[split]) for split in layout.groups}
     left_out = sorted([*bad, *layout.gaps], key=lambda part: part.episode_index)
     counts = _reconcile(recipe, layout, tallies, left_out)
     cameras = _merged_cameras(tallies)
@@ -100,9 +101,20 @@ def commit_manifest(
         "frames": {name: _frame_content(meter) for name, meter in cameras.items()},
         "files": files,
     }
-    _remove_strays(recipe, layout, files)
-    output.publish(MANIFEST_FILE, manifest_bytes(content))
+    if layout.is_extension:
+        publish_extension(output, content, {PLAN_FILE, *files, *_staged_shards(output, tallies)})
+    else:
+        remove_strays(output, content)
+        output.publish(MANIFEST_FILE, manifest_bytes(content))
     return content
+
+
+def _staged_shards(output: Folder, tallies: Mapping[str, SplitTally]) -> Iterator[str]:
+    """Names of the files of all shards that an extension has written."""
+    for split, tally in tallies.items():
+        for number, place in enumerate(tally.places):
+            if place == staging_of(output):
+                yield from (name(split, number) for name in (tar_file, index_file, commit_file))
 
 
 def _reconcile(
@@ -163,7 +175,7 @@ def _write_descriptions(
     left_out: Sequence[Quarantine],
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Writes every file but shards, plan and manifest; yields names with size and checksum."""
-    output = recipe.output
+    output = target_of(recipe.output, layout)
 
     def described(name: str, written: Written) -> tuple[str, dict[str, Any]]:
         return name, asdict(written)
@@ -178,8 +190,6 @@ def _write_descriptions(
     if left_out:
         lines = b"".join(canonical_json(asdict(part)) + b"\n" for part in left_out)
         yield described(QUARANTINE_FILE, write_bytes(output, QUARANTINE_FILE, lines))
-    else:
-        output.remove(QUARANTINE_FILE)
 
 
 def _statistics(recipe: Recipe, layout: Layout, tallies: Mapping[str, SplitTally]) -> dict[str, Any]:
@@ -234,21 +244,6 @@ def _frame_content(meter: CameraMeter) -> dict[str, Any]:
         "values": meter.num_values,
         "psnr_db": round(psnr_db, 3) if finite and psnr_db is not None else None,
     }
-
-
-def _remove_strays(recipe: Recipe, layout: Layout, files: Mapping[str, Any]) -> None:
-    """Removes unfinished files and the shards of an overwritten plan; touches nothing that a job did not write."""
-    output = recipe.output
-    for name in output.names():
-        match = _SHARD_FILE.fullmatch(name)
-        split = match[1] if match else ""
-        number = int(match[3]) if match and match[3] else None
-        if number is not None:
-            stale = split not in layout.groups or number >= layout.num_shards(split)
-        else:
-            stale = bool(match or name.startswith(f"{META_FOLDER}/")) and name not in files
-        if stale or TEMPORARY_MARK in name:
-            output.remove(name)
 
 
 class _CommitManifest(beam.DoFn):

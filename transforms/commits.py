@@ -107,6 +107,27 @@ def read_commit(folder: Folder, split: str, number: int) -> CommitRecord | None:
     return record if whole else None
 
 
+def find_commit(
+    places: Sequence[Folder], split: str, number: int, plan_hash: str
+) -> tuple[Folder, CommitRecord] | None:
+    """The first commit of a shard that was written from a plan, and where.
+
+    Args:
+        places: Where shards may lie.
+        split: "train" or "val".
+        number: Of the shard.
+        plan_hash: Of its plan.
+
+    Raises:
+        OSError: storage fails.
+    """
+    for folder in places:
+        record = read_commit(folder, split, number)
+        if record is not None and record.plan_hash == plan_hash:
+            return folder, record
+    return None
+
+
 def describe_lost(lost: Sequence[Quarantine], *, limit: int = 3) -> str:
     """The first reasons, one a line."""
     lines = [f"  episode {part.episode_index}, {part.num_anchors} anchors: {part.reason}" for part in lost[:limit]]

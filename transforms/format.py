@@ -14,6 +14,12 @@ PLAN_FILE = "plan.json"
 MANIFEST_FILE = "manifest.json"
 CARD_FILE = "README.md"
 QUARANTINE_FILE = "quarantine.jsonl"
+STAGING_FOLDER = "extending"
+"""What an extension writes waits here, under the same names, until the new manifest is there."""
+
+EXTENDING = "extending"
+"""Field of a manifest that is true while files of its output may still lie in the staging folder."""
+
 META_FOLDER = "meta"
 INFO_FILE = f"{META_FOLDER}/info.json"
 STATS_FILE = f"{META_FOLDER}/stats.json"

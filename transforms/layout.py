@@ -128,6 +128,7 @@ class Layout:
         has_runs: Whether a sample holds several frames per camera, as one member; else one image member per camera.
         groups: Per split, in episode order; without splits that have no anchors.
         gaps: Episode numbers that should be there and are not.
+        is_extension: Whether what is new is staged beside an output that stays readable.
     """
 
     plan_digest: str
@@ -136,10 +137,11 @@ class Layout:
     has_runs: bool
     groups: Mapping[str, tuple[Group, ...]]
     gaps: tuple[Quarantine, ...]
+    is_extension: bool = False
 
-    def with_digest(self, plan_digest: str) -> Layout:
+    def written_down(self, plan_digest: str, *, is_extension: bool) -> Layout:
         """The same layout, once its plan is written down."""
-        return replace(self, plan_digest=plan_digest)
+        return replace(self, plan_digest=plan_digest, is_extension=is_extension)
 
     def group_of(self, split: str, episode_index: int) -> int:
         """Number of the group that an episode with anchors belongs to."""

@@ -15,7 +15,7 @@ from apache_beam.metrics import Metrics
 from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.windowed_value import WindowedValue
 
-from predecode.transforms.commits import CommitRecord, describe_lost, read_commit
+from predecode.transforms.commits import CommitRecord, describe_lost, find_commit
 from predecode.transforms.episodes import Quarantine
 from predecode.transforms.errors import DataError, with_remedy
 from predecode.transforms.failure_record import ends_quietly
@@ -28,6 +28,7 @@ from predecode.transforms.recipe import Recipe
 from predecode.transforms.samples import EncodedSegment, SegmentEncoder
 from predecode.transforms.shard_writer import index_table, write_table, write_tar
 from predecode.transforms.shards import Segment, ShardPlan
+from predecode.transforms.staging import shard_places, target_of
 from predecode.transforms.statistics import RowMeter
 
 STEP = "materialize_shards"
@@ -67,7 +68,7 @@ def materialize_shard(plan: ShardPlan, recipe: Recipe, layout: Layout, encode_al
             frames[camera].add(sums)
     kept = tuple(segment for segment in plan.segments if segment in encoded)
     samples = [sample for segment in kept for sample in encoded[segment].samples]
-    output = recipe.output
+    output = target_of(recipe.output, layout)
     record = CommitRecord(
         plan_hash=plan.plan_hash,
         tar=write_tar(output, tar_file(plan.split, plan.number), samples),
@@ -126,13 +127,21 @@ class _SegmentWorker:
 
 def _work(plan: ShardPlan, recipe: Recipe, layout: Layout, encode_all: EncodeAll) -> dict[str, int]:
     """Skips what is committed by the same plan, else writes it; returns what is to be counted."""
-    record = read_commit(recipe.output, plan.split, plan.number)
-    if record is not None and record.plan_hash == plan.plan_hash:
+    record = _find_kept(plan, recipe, layout)
+    if record is not None:
         _refuse_lost(record, recipe, plan)
         return {"shards_skipped": 1}
     started = time.monotonic()
     record = materialize_shard(plan, recipe, layout, encode_all)
     return _counts(record, time.monotonic() - started)
+
+
+def _find_kept(plan: ShardPlan, recipe: Recipe, layout: Layout) -> CommitRecord | None:
+    """What is committed by this plan. An extension tries again what was lost: files that are mended keep their size."""
+    commit = find_commit(shard_places(recipe.output, layout), plan.split, plan.number, plan.plan_hash)
+    if commit is None or (layout.is_extension and commit[0] == recipe.output and commit[1].lost):
+        return None
+    return commit[1]
 
 
 def _refuse_lost(record: CommitRecord, recipe: Recipe, plan: ShardPlan) -> None:
@@ -174,7 +183,7 @@ class _MaterializeShard(beam.DoFn):
     def process(self, plan: ShardPlan, recipe: Recipe, layout: Layout) -> Iterator[ShardCommit]:
         """One plan in, its commit out."""
         if self._checked_plan != layout.plan_digest:
-            require_plan(recipe.output, layout.plan_digest)
+            require_plan(target_of(recipe.output, layout), layout.plan_digest)
             self._checked_plan = layout.plan_digest
         worker = self._worker = self._worker or _SegmentWorker(recipe, layout)
 
@@ -209,7 +218,7 @@ class _MaterializeShardsInThreads(beam.DoFn):
     def process(self, plan: ShardPlan, recipe: Recipe, layout: Layout) -> None:
         """Hands one plan to the threads."""
         if not self._begun:
-            require_plan(recipe.output, layout.plan_digest)
+            require_plan(target_of(recipe.output, layout), layout.plan_digest)
             for _ in range(self._num_threads):
                 self._idle.put(_SegmentWorker(recipe, layout))
         self._begun[self._writing.submit(_work, plan, recipe, layout, self._encode_all)] = plan

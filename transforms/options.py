@@ -46,6 +46,7 @@ class MaterializeOptions:
         seed: Of the shuffle and of the split.
         on_error: "fail", or "quarantine" to leave out what is bad, and list it.
         overwrite: Replace an output of another plan.
+        extend: Take in what the source has got since the output was written; excludes `overwrite`.
         storage_options_json: Options for fsspec, as a JSON object.
     """
 
@@ -73,6 +74,7 @@ class MaterializeOptions:
     seed: int = 0
     on_error: OnError = "fail"
     overwrite: bool = False
+    extend: bool = False
     storage_options_json: str = "{}"
 
     def __post_init__(self) -> None:
@@ -107,6 +109,8 @@ class MaterializeOptions:
             )
         if self.delta_timestamps and self.delta_indices:
             raise UsageError("--delta-timestamps and --delta-indices exclude each other: give one of them.")
+        if self.overwrite and self.extend:
+            raise UsageError("--overwrite and --extend exclude each other: give one of them.")
         if len({old for old, _ in self.rename}) != len(self.rename):
             raise UsageError("--rename: expected each feature once.")
         parse_episodes(self.episodes)

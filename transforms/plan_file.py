@@ -29,17 +29,23 @@ def publish_plan(output: Folder, plan: Mapping[str, Any], *, overwrite: bool) ->
         PlanMismatchError: the output holds another plan.
         OutputError: the folder holds something else, or storage fails.
     """
-    content = {**plan, "digest": digest(plan)}
+    plan_digest, content = plan_bytes(plan)
     existing = read_plan(output)
     if existing is None:
         refuse_foreign(output)
-    elif existing == content:
-        return str(content["digest"])
+    elif existing == json.loads(content):
+        return plan_digest
     elif not overwrite:
-        raise PlanMismatchError(_describe_mismatch(output, existing, content))
+        raise PlanMismatchError(_describe_mismatch(output, existing, plan))
     output.remove(MANIFEST_FILE)
-    output.publish(PLAN_FILE, json.dumps(content, indent=1, allow_nan=False).encode() + b"\n")
-    return str(content["digest"])
+    output.publish(PLAN_FILE, content)
+    return plan_digest
+
+
+def plan_bytes(plan: Mapping[str, Any]) -> tuple[str, bytes]:
+    """The digest of a plan, and the plan as written."""
+    content = {**plan, "digest": digest(plan)}
+    return str(content["digest"]), json.dumps(content, indent=1, allow_nan=False).encode() + b"\n"
 
 
 def require_plan(output: Folder, plan_digest: str) -> None:
@@ -106,7 +112,19 @@ def differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
         yield f"{name}: was {json.dumps(old):.100}, now {json.dumps(new):.100}"
 
 
-def _describe_mismatch(output: Folder, existing: Mapping[str, Any], content: Mapping[str, Any]) -> str:
+def growth_free(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a plan stays the same while its source grows: what was asked for, and of what kind of source."""
+    grows = {"options": ("episodes",), "source": ("episodes", "frames")}
+    return {
+        part: {key: value for key, value in plan[part].items() if key not in grows.get(part, ())}
+        if isinstance(plan.get(part), dict)
+        else plan.get(part)
+        for part in ("format_version", "options", "versions", "source")
+    }
+
+
+def describe_differences(existing: Mapping[str, Any], content: Mapping[str, Any]) -> str:
+    """The first differences of two plans, one a line; "" where there are none."""
     # What was asked for explains the rest: a changed option changes the layout too.
     for part in ("format_version", "options", "versions", "source", "probe"):
         lines = list(differences(existing.get(part), content.get(part), part))
@@ -114,10 +132,15 @@ def _describe_mismatch(output: Folder, existing: Mapping[str, Any], content: Map
             break
     else:
         lines = list(differences(dict(existing), dict(content)))
-    shown = "\n".join(f"  {line}" for line in lines[:_MAX_DIFFERENCES])
+    return "\n".join(f"  {line}" for line in lines[:_MAX_DIFFERENCES])
+
+
+def _describe_mismatch(output: Folder, existing: Mapping[str, Any], content: Mapping[str, Any]) -> str:
+    has_grown = growth_free(existing) == growth_free(content)
+    remedy = "--extend to take in what the source has got since, or --overwrite" if has_grown else "--overwrite"
     return (
-        f"{output} holds the shards of another plan:\n{shown}\n"
-        "Choose another output, restore what differs, or give --overwrite to replace it."
+        f"{output} holds the shards of another plan:\n{describe_differences(existing, content)}\n"
+        f"Choose another output, restore what differs, or give {remedy} to replace it."
     )
 
 

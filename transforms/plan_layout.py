@@ -11,6 +11,7 @@ import apache_beam as beam
 from predecode.transforms.commits import describe_lost
 from predecode.transforms.episodes import UNREADABLE, Quarantine
 from predecode.transforms.errors import DataError, SourceError, UsageError
+from predecode.transforms.extension import publish_grown_plan
 from predecode.transforms.failure_record import ends_quietly
 from predecode.transforms.format import FORMAT_VERSION, SPLITS
 from predecode.transforms.layout import DEFAULT_MIN_SHARDS, Group, Layout, find_missing, plan_groups
@@ -23,6 +24,7 @@ from predecode.transforms.segments import (
     choose_anchors_per_sample,
     choose_segment_rule,
 )
+from predecode.transforms.staging import finish_extension
 
 SAMPLE_SHARE_OF_SHARD = 4
 """A sample of many anchors takes at most this part of a shard."""
@@ -159,7 +161,12 @@ class _PlanLayout(beam.DoFn):
                 raise SourceError(part.reason)
         layout = plan_layout(recipe, probe, ordered, sorted(bad, key=lambda part: part.episode_index))
         plan = plan_content(recipe, probe, layout, ordered)
-        yield layout.with_digest(publish_plan(recipe.output, plan, overwrite=recipe.options.overwrite))
+        output, options = recipe.output, recipe.options
+        finish_extension(output)  # Of a run that was killed.
+        staged = publish_grown_plan(output, plan) if options.extend else None
+        overwrite = options.overwrite or options.extend
+        digest = staged or publish_plan(output, plan, overwrite=overwrite)
+        yield layout.written_down(digest, is_extension=staged is not None)
 
 
 @dataclass(kw_only=True)

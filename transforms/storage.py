@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
@@ -159,6 +160,55 @@ class Folder:
             pass
         except OSError as error:
             raise OutputError(f"Cannot remove {self.path(name)}: {error.strerror or error}.") from error
+
+    def copy(self, name: str, target: str) -> None:
+        """Gives a file another name, too, under which it appears at once; what had that name before is replaced.
+
+        Raises:
+            OutputError: as for `publishing`.
+        """
+        if self.is_local and self._link(name, target):
+            return
+        try:
+            if not self.is_local:
+                self._filesystem().cp_file(self.path(name), self.path(target))
+                return
+            with self.open(name) as content, self.publishing(target) as file:
+                shutil.copyfileobj(content, file)
+        except OSError as error:
+            if isinstance(error, OutputError):
+                raise
+            raise OutputError(
+                f"Cannot copy {self.path(name)} to {self.path(target)}: {error.strerror or error}. Mend the cause and "
+                "run the same command again."
+            ) from error
+
+    def _link(self, name: str, target: str) -> bool:
+        """Copies nothing, where the local file system can have two names for a file; says whether it can."""
+        path = Path(self.path(target))
+        temporary = path.with_name(f"{path.name}{TEMPORARY_MARK}{uuid.uuid4().hex}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            os.link(self.path(name), temporary)
+            os.replace(temporary, path)
+        except OSError:
+            return False
+        finally:
+            temporary.unlink(missing_ok=True)  # Still there where both were names of one file already.
+        return True
+
+    def clear(self) -> None:
+        """Removes the folder and all that is in it.
+
+        Raises:
+            OutputError: storage refuses.
+        """
+        try:
+            self._filesystem().rm(self.path(""), recursive=True)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise OutputError(f"Cannot remove {self}: {error.strerror or error}.") from error
 
     @contextlib.contextmanager
     def _local_temporary(self, name: str) -> Iterator[tuple[IO[bytes], str]]:

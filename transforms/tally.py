@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from predecode.transforms.commits import CommitRecord, read_commit
+from predecode.transforms.commits import CommitRecord, find_commit
 from predecode.transforms.episodes import Quarantine
 from predecode.transforms.errors import OutputError
 from predecode.transforms.fidelity import CameraMeter
@@ -32,6 +32,7 @@ class SplitTally:
         cameras: Per camera sums over its frames.
         rows: Merged statistics of numbers.
         lost: Segments that could not be read.
+        places: Where each shard lies.
     """
 
     shards: list[tuple[int | str, ...]] = field(default_factory=list)
@@ -39,9 +40,11 @@ class SplitTally:
     cameras: dict[str, CameraMeter] = field(default_factory=dict)
     rows: MergedRows = field(default_factory=MergedRows)
     lost: list[Quarantine] = field(default_factory=list)
+    places: list[Folder] = field(default_factory=list)
 
-    def add(self, number: int, record: CommitRecord) -> None:
+    def add(self, number: int, place: Folder, record: CommitRecord) -> None:
         """Adds the next shard."""
+        self.places.append(place)
         self.shards.append(
             (
                 record.num_anchors,
@@ -56,8 +59,8 @@ class SplitTally:
         )
         first_sample = 0
         for segment, samples in zip(record.segments, record.samples_per_segment, strict=True):
-            place = (number, first_sample, samples)
-            self.segments.append((segment.episode_index, segment.first_anchor, segment.num_anchors, *place))
+            where = (number, first_sample, samples)
+            self.segments.append((segment.episode_index, segment.first_anchor, segment.num_anchors, *where))
             first_sample += samples
         for name, meter in record.cameras.items():
             self.cameras.setdefault(name, CameraMeter()).add(meter)
@@ -95,11 +98,11 @@ class SplitTally:
         return _table(sorted(self.segments), ORDER_COLUMNS)
 
 
-def tally_split(output: Folder, split: str, plan_hashes: Mapping[int, str]) -> SplitTally:
+def tally_split(places: Sequence[Folder], split: str, plan_hashes: Mapping[int, str]) -> SplitTally:
     """Reads all commit records of a split, in shard order.
 
     Args:
-        output: Where the shards are.
+        places: Where the shards may be; the first that has one of the right plan counts.
         split: "train" or "val".
         plan_hashes: Per shard the plan that it must have been written from.
 
@@ -109,13 +112,14 @@ def tally_split(output: Folder, split: str, plan_hashes: Mapping[int, str]) -> S
     tally = SplitTally()
     with ThreadPoolExecutor(_READERS) as pool:
         numbers = sorted(plan_hashes)
-        for number, record in zip(numbers, pool.map(lambda n: read_commit(output, split, n), numbers), strict=True):
-            if record is None or record.plan_hash != plan_hashes[number]:
+        found = pool.map(lambda number: find_commit(places, split, number, plan_hashes[number]), numbers)
+        for number, commit in zip(numbers, found, strict=True):
+            if commit is None:
                 raise OutputError(
-                    f"{output.path(tar_file(split, number))} is not committed by this plan any more. Does another job "
-                    "write to the same output? Run the same command again, alone."
+                    f"{places[0].path(tar_file(split, number))} is not committed by this plan any more. Does another "
+                    "job write to the same output? Run the same command again, alone."
                 )
-            tally.add(number, record)
+            tally.add(number, *commit)
     return tally
 
 
