@@ -9,6 +9,7 @@ from predecode.transforms.sources.base import Source
 from predecode.transforms.sources.lerobot_info import read_info
 from predecode.transforms.sources.lerobot_v2 import LeRobotV2
 from predecode.transforms.sources.lerobot_v3 import LeRobotV3
+from predecode.transforms.sources.renamed import rename_features
 from predecode.transforms.sources.zarr import ZarrSource
 from predecode.transforms.sources.zarr_store import is_zarr
 from predecode.transforms.storage import Folder
@@ -39,7 +40,8 @@ def open_source(
     """
     if is_zarr(folder):
         return ZarrSource.open(folder, excluded=excluded, renames=renames or {}, fps=fps, task=task or "")
-    if fps is not None or task is not None or renames:
-        raise UsageError("--fps, --task and --rename are for Zarr replay buffers: a LeRobot dataset has its own.")
+    if fps is not None or task is not None:
+        raise UsageError("--fps and --task are for Zarr replay buffers: a LeRobot dataset has its own.")
     info = read_info(folder, excluded)
-    return LeRobotV3.open(folder, info) if info.version >= (3, 0) else LeRobotV2.open(folder, info)
+    source = LeRobotV3.open(folder, info) if info.version >= (3, 0) else LeRobotV2.open(folder, info)
+    return rename_features(source, renames) if renames else source
