@@ -34,6 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.set_defaults(debug=False)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     _add_materialize(commands)
+    _add_plan(commands)
     inspect = commands.add_parser("inspect", help="what is in an output", description="Says what is in an output.")
     _add_output(inspect)
     inspect.add_argument("--json", action="store_true", help="one JSON object on standard output")
@@ -62,9 +63,39 @@ def _add_materialize(commands: argparse._SubParsersAction[argparse.ArgumentParse
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    add = parser.add_argument
-    add("source", metavar="SOURCE", help="the dataset: a folder or an fsspec URL; of Zarr also a .zarr.zip")
-    add("output", metavar="OUTPUT", help="where to write: a folder or an fsspec URL; what is committed there is kept")
+    _add_source_argument(parser)
+    parser.add_argument(
+        "output", metavar="OUTPUT", help="where to write: a folder or an fsspec URL; what is committed there is kept"
+    )
+    _add_job(parser)
+
+
+def _add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "plan",
+        help="what materialize would do; writes nothing",
+        description="Says what `predecode materialize` would do with the same arguments: episodes, windows, frames, "
+        "shards, bytes, time, and what it would leave out. Reads metadata and rows, decodes and encodes a small part "
+        "of the frames to judge bytes and time, and writes nothing.",
+        epilog="example:\n  predecode plan data/aloha out/aloha-224 --image-size 224 --delta-timestamps windows.json",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    _add_source_argument(parser)
+    parser.add_argument(
+        "output", metavar="OUTPUT", nargs="?", default=".", help="where the job would write, to see what is free there"
+    )
+    _add_job(parser)
+
+
+def _add_source_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "source", metavar="SOURCE", help="the dataset: a folder or an fsspec URL; of Zarr also a .zarr.zip"
+    )
+
+
+def _add_job(parser: argparse.ArgumentParser) -> None:
+    """The options of the job, which are those of its plan."""
     _add_source(parser.add_argument_group("source"))
     _add_windows(parser.add_argument_group("windows"))
     _add_pixels(parser.add_argument_group("pixels"))

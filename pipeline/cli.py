@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed, rest = parser.parse_known_args(arguments)
     _limit_logs(logging.INFO if parsed.debug else logging.CRITICAL)
     try:
-        if rest and parsed.command != "materialize":
+        if rest and parsed.command not in ("materialize", "plan"):
             raise UsageError(f"Unknown option or argument: {' '.join(rest)}. See `predecode {parsed.command} --help`.")
         return _COMMANDS[parsed.command](parsed, rest) or EXIT_DONE
     except PredecodeError as error:
@@ -76,6 +76,13 @@ def _materialize(parsed: argparse.Namespace, beam_flags: Sequence[str]) -> None:
         _import_decoder()
     summary = materialize(options_of(parsed), list(beam_flags), show_progress=not parsed.no_progress)
     print(summary.to_json() if parsed.json else summary)
+
+
+def _plan(parsed: argparse.Namespace, beam_flags: Sequence[str]) -> None:
+    from predecode.pipeline.plan_command import run_plan
+
+    _import_decoder()
+    run_plan(options_of(parsed), beam_flags, as_json=parsed.json)
 
 
 def _import_decoder() -> None:
@@ -198,6 +205,7 @@ def _no_command(_: argparse.Namespace, __: Sequence[str]) -> NoReturn:
 
 _COMMANDS: Mapping[str | None, Callable[[argparse.Namespace, Sequence[str]], int | None]] = {
     "materialize": _materialize,
+    "plan": _plan,
     "inspect": _inspect,
     "preview": _preview,
     "verify": _verify,

@@ -1,0 +1,108 @@
+"""What a job would do, in numbers, for a person and for a script."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from predecode.transforms.sizes import size_text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forecast:
+    """A job in numbers before it runs. What `Summary` has too is called the same, and is exact but for bytes and time.
+
+    Attributes:
+        source: The dataset.
+        output: Where the job would write.
+        episodes: Episodes with anchors, all splits.
+        anchors: Windows, per split.
+        frames: Images to store, over all cameras.
+        frames_decoded: Frames to decode for them.
+        shards: Shards, all splits.
+        source_bytes: Size of the source's files.
+        output_bytes: Of all tars, by the segments that were tried.
+        seconds: Wall time of the whole command on this machine.
+        core_hours: Processor time of reading, decoding, encoding and writing, on a core like this machine's.
+        threads: Of this machine, that `seconds` is for.
+        free_bytes: On the disk of the output; None where it is not local.
+        anchors_quarantined: What would be left out, all splits.
+        quarantined: Anchors left out, by reason.
+        episodes_quarantined: How many episodes these are.
+        segments_tried: Segments that were decoded and encoded to know bytes and time.
+        segments: All of them.
+        segments_failed: Reasons why some of those tried cannot be read.
+    """
+
+    source: str
+    output: str
+    episodes: int
+    anchors: Mapping[str, int]
+    frames: int
+    frames_decoded: int
+    shards: int
+    source_bytes: int
+    output_bytes: int
+    seconds: float
+    core_hours: float
+    threads: int
+    free_bytes: int | None
+    anchors_quarantined: int
+    quarantined: Mapping[str, int]
+    episodes_quarantined: int
+    segments_tried: int
+    segments: int
+    segments_failed: tuple[str, ...]
+
+    def to_json(self) -> str:
+        """One JSON object on one line."""
+        return json.dumps(asdict(self))
+
+    def __str__(self) -> str:
+        windows = ", ".join(f"{count:,} {split}" for split, count in self.anchors.items())
+        per_window = size_text(round(self.output_bytes / max(1, sum(self.anchors.values()))))
+        lines = [
+            f"{self.episodes:,} episodes, windows: {windows}",
+            f"{self.frames:,} images to store in {self.shards:,} shards, {self.frames_decoded:,} frames to decode",
+            (
+                f"{size_text(self.source_bytes)} to read, about {size_text(self.output_bytes)} to write "
+                f"({per_window} a window)"
+            ),
+            (
+                f"about {time_text(self.seconds)} on this machine with {self.threads} threads; "
+                f"{self.core_hours:,.2f} core-hours on a cluster of such cores"
+            ),
+        ]
+        if self.free_bytes is not None:
+            lines.append(f"{size_text(self.free_bytes)} free at {self.output}")
+            if self.free_bytes < self.output_bytes:
+                lines.append("That is NOT ENOUGH: choose another OUTPUT, a smaller --image-size, or another codec.")
+        if self.quarantined:
+            lines.append(
+                f"{self.episodes_quarantined:,} episodes ({self.anchors_quarantined:,} windows) cannot be used; the "
+                "job fails, or leaves them out with --on-error=quarantine:"
+            )
+            lines += [f"  {count:,} windows: {reason}" for reason, count in list(self.quarantined.items())[:10]]
+            if len(self.quarantined) > 10:
+                lines.append(f"  and {len(self.quarantined) - 10} more reasons")
+        if self.segments_failed:
+            lines.append(f"{len(self.segments_failed)} of the segments tried cannot be read, the first:")
+            lines.append(f"  {self.segments_failed[0]}")
+        lines.append(
+            f"Bytes and time are judged by {self.segments_tried} of {self.segments:,} segments, decoded and encoded "
+            "for real. Nothing was written."
+        )
+        return "\n".join(lines)
+
+
+def time_text(seconds: float) -> str:
+    """A length of time for a person.
+
+    >>> time_text(42.3), time_text(250), time_text(9000), time_text(900_000)
+    ('42 s', '4.2 min', '2.5 h', '10.4 days')
+    """
+    for unit, unit_seconds in (("days", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 1.5 * unit_seconds:
+            return f"{seconds / unit_seconds:.1f} {unit}"
+    return f"{seconds:.0f} s"
