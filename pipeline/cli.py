@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -79,10 +80,12 @@ def _materialize(parsed: argparse.Namespace, beam_flags: Sequence[str]) -> None:
 
 
 def _plan(parsed: argparse.Namespace, beam_flags: Sequence[str]) -> None:
-    from predecode.pipeline.plan_command import run_plan
-
+    started = time.monotonic()  # Of the job, too, imports are a part.
     _import_decoder()
-    run_plan(options_of(parsed), beam_flags, as_json=parsed.json)
+    from predecode.pipeline.planning import forecast_job
+
+    forecast = forecast_job(options_of(parsed), beam_flags, started=started)
+    print(forecast.to_json() if parsed.json else forecast)
 
 
 def _import_decoder() -> None:

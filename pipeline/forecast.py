@@ -21,9 +21,11 @@ class Forecast:
         frames: Images to store, over all cameras.
         frames_decoded: Frames to decode for them.
         shards: Shards, all splits.
+        shards_kept: Those of them that the output has already.
         source_bytes: Size of the source's files.
         output_bytes: Of all tars, by the segments that were tried.
-        seconds: Wall time of the whole command on this machine.
+        bytes_to_write: Of those that the output does not have yet.
+        seconds: Wall time of the whole command on this machine, for what is not there yet.
         core_hours: Processor time of reading, decoding, encoding and writing, on a core like this machine's.
         threads: Of this machine, that `seconds` is for.
         free_bytes: On the disk of the output; None where it is not local.
@@ -33,6 +35,7 @@ class Forecast:
         segments_tried: Segments that were decoded and encoded to know bytes and time.
         segments: All of them.
         segments_failed: Reasons why some of those tried cannot be read.
+        difference: How the plan that the output has differs, and what to do; "" where it has none or the same.
     """
 
     source: str
@@ -42,8 +45,10 @@ class Forecast:
     frames: int
     frames_decoded: int
     shards: int
+    shards_kept: int
     source_bytes: int
     output_bytes: int
+    bytes_to_write: int
     seconds: float
     core_hours: float
     threads: int
@@ -54,6 +59,7 @@ class Forecast:
     segments_tried: int
     segments: int
     segments_failed: tuple[str, ...]
+    difference: str
 
     def to_json(self) -> str:
         """One JSON object on one line."""
@@ -62,11 +68,12 @@ class Forecast:
     def __str__(self) -> str:
         windows = ", ".join(f"{count:,} {split}" for split, count in self.anchors.items())
         per_window = size_text(round(self.output_bytes / max(1, sum(self.anchors.values()))))
+        kept = f" ({self.shards_kept:,} are there)" if self.shards_kept else ""
         lines = [
             f"{self.episodes:,} episodes, windows: {windows}",
-            f"{self.frames:,} images to store in {self.shards:,} shards, {self.frames_decoded:,} frames to decode",
+            f"{self.frames:,} images in {self.shards:,} shards{kept}; {self.frames_decoded:,} frames to decode",
             (
-                f"{size_text(self.source_bytes)} to read, about {size_text(self.output_bytes)} to write "
+                f"{size_text(self.source_bytes)} to read, about {size_text(self.bytes_to_write)} to write "
                 f"({per_window} a window)"
             ),
             (
@@ -76,8 +83,10 @@ class Forecast:
         ]
         if self.free_bytes is not None:
             lines.append(f"{size_text(self.free_bytes)} free at {self.output}")
-            if self.free_bytes < self.output_bytes:
+            if self.free_bytes < self.bytes_to_write:
                 lines.append("That is NOT ENOUGH: choose another OUTPUT, a smaller --image-size, or another codec.")
+        if self.difference:
+            lines.append(self.difference)
         if self.quarantined:
             lines.append(
                 f"{self.episodes_quarantined:,} episodes ({self.anchors_quarantined:,} windows) cannot be used; the "

@@ -36,7 +36,7 @@ def publish_plan(output: Folder, plan: Mapping[str, Any], *, overwrite: bool) ->
     elif existing == json.loads(content):
         return plan_digest
     elif not overwrite:
-        raise PlanMismatchError(_describe_mismatch(output, existing, plan))
+        raise PlanMismatchError(describe_mismatch(output, existing, plan))
     output.remove(MANIFEST_FILE)
     output.publish(PLAN_FILE, content)
     return plan_digest
@@ -135,7 +135,8 @@ def describe_differences(existing: Mapping[str, Any], content: Mapping[str, Any]
     return "\n".join(f"  {line}" for line in lines[:_MAX_DIFFERENCES])
 
 
-def _describe_mismatch(output: Folder, existing: Mapping[str, Any], content: Mapping[str, Any]) -> str:
+def describe_mismatch(output: Folder, existing: Mapping[str, Any], content: Mapping[str, Any]) -> str:
+    """Why an output is not that of a plan, and what to do."""
     has_grown = growth_free(existing) == growth_free(content)
     remedy = "--extend to take in what the source has got since, or --overwrite" if has_grown else "--overwrite"
     return (

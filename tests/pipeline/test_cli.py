@@ -144,7 +144,7 @@ def test_wrong_usage_that_the_parser_sees(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "Expected a command: materialize, inspect, preview"),
+        ([], "Expected a command: materialize, plan, inspect, preview"),
         (["inspect", "a", "--fast"], "Unknown option or argument: --fast. See `predecode inspect --help`"),
         (["materialize", "ssource://x", "out"], "there is no storage 'ssource'"),
         (["materialize", "", "out"], "Expected a folder's path or URL, got ''"),

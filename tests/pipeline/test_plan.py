@@ -96,7 +96,7 @@ def test_as_a_command(data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     arguments = ["plan", source, str(tmp_path / "deep/out"), "--image-size=16", *TWO_THREADS]
     assert main(arguments) == EXIT_DONE
     text = capsys.readouterr().out
-    assert "6 episodes, windows: 941 train\n941 images to store in 16 shards" in text
+    assert "6 episodes, windows: 941 train\n941 images in 16 shards; 941 frames to decode" in text
     assert "with 2 threads" in text
     assert f"free at {tmp_path}/deep/out" in text
     assert main([*arguments, "--json"]) == EXIT_DONE
@@ -107,6 +107,30 @@ def test_as_a_command(data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert main(["plan", source, "--no-such-option"]) == EXIT_USAGE
     assert main(["plan", str(tmp_path)]) == EXIT_FAILED
     assert "there is no LeRobot dataset here" in capsys.readouterr().err
+
+
+def test_what_is_there_already(data_dir: Path, tmp_path: Path) -> None:
+    """Of an output that is not finished, of one that is, and of one whose source has grown."""
+    source, output = data_dir / "pusht_images_v30", tmp_path / "out"
+    small: dict[str, Any] = {"image_size": (16, 16), "min_shards": 3, "shard_bytes": 500_000}
+    assert forecast(source, output, **small).shards_kept == 0
+    done = run(source, output, episodes="0:5", **small)
+    told = forecast(source, output, episodes="0:5", **small)
+    assert (told.shards_kept, told.bytes_to_write, told.core_hours) == (done.shards, 0, 0.0)
+    assert told.difference == ""
+    (output / "manifest.json").unlink()
+    (output / "train/shard-00002.json").unlink()
+    told = forecast(source, output, episodes="0:5", **small)
+    assert told.shards_kept == done.shards - 1
+    assert 0 < told.bytes_to_write < told.output_bytes
+    run(source, output, episodes="0:5", **small)
+    told = forecast(source, output, **small)
+    assert "give --extend to take in what the source has got since" in told.difference
+    before = tree(output)
+    assert f"shards ({told.shards_kept} are there)" in str(told)
+    assert tree(output) == before
+    extended = run(source, output, extend=True, **small)
+    assert (told.shards, told.shards_kept) == (extended.shards, extended.shards_kept)
 
 
 def test_a_full_disk_is_said_loudly(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
