@@ -88,8 +88,7 @@ def plan_job(options: MaterializeOptions) -> JobPlan:
     if any(camera.kind is Kind.VIDEO for camera in recipe.cameras):
         check_decoder()
     episodes, bad = find_episodes(recipe)
-    with recipe.source.reader(tolerance_s=options.tolerance_s) as reader:
-        probe = probe_source(recipe, list(islice(episodes.values(), CANDIDATE_EPISODES)), reader)
+    probe = probe_source(recipe, list(islice(episodes.values(), CANDIDATE_EPISODES)))
     layout = plan_layout(recipe, probe, [(index, episode.num_frames) for index, episode in episodes.items()], bad)
     paths = sorted({path for episode in episodes.values() for path in files_of(episode)})
     with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
