@@ -17,6 +17,7 @@ _DEFAULTS = MaterializeOptions(source="source", output="output")
 _EPILOG = """\
 examples:
   predecode materialize data/pusht out/pusht --delta-indices '{"action": [0, 1, 2, 3]}'
+  predecode materialize data/aloha out/act --policy act
   predecode materialize data/aloha out/aloha-224 --image-size 224 --delta-timestamps windows.json
   predecode materialize data/aloha out/aloha --image-codec png --direct_num_workers=8
   predecode materialize pusht_cchi_v7_replay.zarr out/pusht --fps 10 --rename img=observation.image \\
@@ -159,9 +160,20 @@ def _add_windows(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--delta-timestamps", metavar="JSON", help='{"feature": [seconds, ...]}, inline or a path to a .json file')
     add("--delta-indices", metavar="JSON", help="the same in frames; excludes the former")
+    add(
+        "--policy",
+        metavar="NAME|PATH",
+        help="the windows of a lerobot policy (act, diffusion, pi0, smolvla, ...; diffusion@0.6 with the defaults of "
+        "lerobot 0.6), or of its config.json; excludes both",
+    )
     add("--episodes", metavar="SPEC", help="such as 0:10,12,15: (half-open ranges); default: all")
     add("--anchor-stride", metavar="N", type=int, default=1, help="every N-th frame is an anchor; default: 1")
-    add("--drop-last-frames", metavar="N", type=int, default=0, help="the last N are no anchors; default: 0")
+    add(
+        "--drop-last-frames",
+        metavar="N",
+        type=int,
+        help="the last N of an episode are no anchors; default: what --policy says, else 0",
+    )
     add(
         "--tolerance-s",
         metavar="S",

@@ -105,12 +105,13 @@ def _hush_workers() -> None:
 
 
 def options_of(parsed: argparse.Namespace) -> MaterializeOptions:
-    """The options of `predecode materialize` from its parsed arguments.
+    """The options of `predecode materialize` from its parsed arguments; says what a policy was resolved to.
 
     Raises:
         UsageError: a value cannot be understood.
+        SourceError: a policy is given, and the source that it is resolved against cannot be used.
     """
-    return MaterializeOptions(
+    options = MaterializeOptions(
         source=parsed.source,
         output=parsed.output,
         delta_timestamps=_windows("--delta-timestamps", parsed.delta_timestamps),
@@ -129,7 +130,7 @@ def options_of(parsed: argparse.Namespace) -> MaterializeOptions:
         shard_bytes=parsed.shard_bytes,
         min_shards=parsed.min_shards,
         anchor_stride=parsed.anchor_stride,
-        drop_last_frames=parsed.drop_last_frames,
+        drop_last_frames=parsed.drop_last_frames or 0,
         anchors_per_sample=parsed.anchors_per_sample,
         validation_fraction=parsed.validation_fraction,
         seed=parsed.seed,
@@ -138,6 +139,13 @@ def options_of(parsed: argparse.Namespace) -> MaterializeOptions:
         extend=parsed.extend,
         storage_options_json=parsed.storage_options,
     )
+    if parsed.policy is None:
+        return options
+    from predecode.pipeline.policy_option import with_policy
+
+    resolved, report = with_policy(options, parsed.policy, drop_last_frames=parsed.drop_last_frames)
+    print(report, file=sys.stderr, flush=True)
+    return resolved
 
 
 def _windows(flag: str, text: str | None) -> tuple[tuple[str, tuple[Any, ...]], ...]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 from predecode.reader.item_format import ItemFormat
@@ -15,6 +14,7 @@ from predecode.transforms.format import MANIFEST_FILE, PLAN_FILE
 from predecode.transforms.plan_file import is_sound_plan, read_plan
 from predecode.transforms.sizes import size_text
 from predecode.transforms.storage import Folder
+from predecode.transforms.windows import compact
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,16 +153,3 @@ def _camera_lines(content: Mapping[str, Any]) -> Iterator[str]:
             loss = "not compared" if frames["psnr_db"] is None else f"{frames['psnr_db']:.1f} dB after encoding"
         resized = f" ({image['resize_mode']})" if image["resize_mode"] else ""
         yield f"{name}: {height}x{width}x{channels}{resized}, {codec}, {loss}, {frames['stored']} frames stored"
-
-
-def compact(deltas: Sequence[int]) -> str:
-    """Deltas for a person.
-
-    >>> compact(range(100)), compact([-1, 0]), compact([0, 4, 8, 12]), compact([3, -2, 0, -2])
-    ('0..99', '-1, 0', '0..12 step 4', '3, -2, 0, -2')
-    """
-    steps = {later - earlier for earlier, later in pairwise(deltas)}
-    if len(deltas) < 4 or len(steps) > 1 or 0 in steps:
-        return ", ".join(map(str, deltas))
-    step = steps.pop()
-    return f"{deltas[0]}..{deltas[-1]}" + (f" step {step}" if step != 1 else "")

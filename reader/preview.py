@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from predecode.reader.contact_sheet import Block, CameraRow, CurveRow, Slot, draw_sheet
-from predecode.reader.inspection import compact
 from predecode.reader.item_format import ItemFormat, StoredFeature
 from predecode.reader.lookup import FoundWindow, find_window
 from predecode.reader.opening import open_output
@@ -18,6 +17,7 @@ from predecode.reader.split import SplitIndex
 from predecode.transforms.errors import FormatError, OutputError, UsageError
 from predecode.transforms.hashing import fraction, order_key
 from predecode.transforms.storage import Folder
+from predecode.transforms.windows import compact
 
 MAX_SLOTS = 16
 """Frames drawn of one window."""

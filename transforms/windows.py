@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +52,19 @@ def window(
     """
     wanted = anchors[:, None] + np.asarray(deltas, np.int64)[None, :]
     return np.clip(wanted, 0, num_frames - 1), (wanted < 0) | (wanted >= num_frames)
+
+
+def compact(deltas: Sequence[int]) -> str:
+    """Deltas for a person.
+
+    >>> compact(range(100)), compact([-1, 0]), compact([0, 4, 8, 12]), compact([3, -2, 0, -2])
+    ('0..99', '-1, 0', '0..12 step 4', '3, -2, 0, -2')
+    """
+    steps = {later - earlier for earlier, later in pairwise(deltas)}
+    if len(deltas) < 4 or len(steps) > 1 or 0 in steps:
+        return ", ".join(map(str, deltas))
+    step = steps.pop()
+    return f"{deltas[0]}..{deltas[-1]}" + (f" step {step}" if step != 1 else "")
 
 
 def resolve_deltas(
