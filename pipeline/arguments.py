@@ -4,52 +4,58 @@ from __future__ import annotations
 
 import argparse
 import re
-from typing import get_args
+import textwrap
+from typing import Any, NoReturn, get_args
 
+from predecode.pipeline import examples
+from predecode.transforms.errors import did_you_mean
 from predecode.transforms.images import IMAGE_CODECS
 from predecode.transforms.options import MaterializeOptions, OnError
 from predecode.transforms.resize import RESIZE_MODES
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
+_WIDTH = 100
+
 _DEFAULTS = MaterializeOptions(source="source", output="output")
 
-_EPILOG = """\
-examples:
-  predecode materialize data/pusht out/pusht --delta-indices '{"action": [0, 1, 2, 3]}'
-  predecode materialize data/aloha out/act --policy act
-  predecode materialize data/aloha out/aloha-224 --image-size 224 --delta-timestamps windows.json
-  predecode materialize data/aloha out/aloha --image-codec png --direct_num_workers=8
-  predecode materialize pusht_cchi_v7_replay.zarr out/pusht --fps 10 --rename img=observation.image \\
-      --rename state=observation.state --delta-indices '{"observation.image": [-1, 0], "action": [-1, 0, 1, 2]}'
 
-Beam's own options, such as --runner, are taken too. Run the same command again to go on after an interruption."""
+class _Parser(argparse.ArgumentParser):
+    """Shows examples as they are written, and errors as the commands' own: one message, not the whole usage."""
+
+    def __init__(self, **arguments: Any) -> None:
+        description = textwrap.fill(arguments.pop("description"), _WIDTH)
+        formatter = argparse.RawDescriptionHelpFormatter
+        super().__init__(**{"formatter_class": formatter, "description": description, **arguments})
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the process with a message."""
+        choice = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message)
+        guess = did_you_mean(choice[1], re.findall(r"[\w-]+", choice[2])) if choice else ""
+        self.exit(2, f"predecode: {message}.{guess} See `{self.prog} --help`.\n")
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of the whole command line."""
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = _Parser(
         prog="predecode",
         description="Decodes robot-learning video once: LeRobot datasets to WebDataset shards of training windows.",
+        epilog=examples.OVERVIEW,
     )
     parser.set_defaults(debug=False)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     _add_materialize(commands)
     _add_plan(commands)
-    inspect = commands.add_parser("inspect", help="what is in an output", description="Says what is in an output.")
+    inspect = commands.add_parser(
+        "inspect",
+        help="what is in an output",
+        description="Says what is in an output: splits, features, windows, sizes, fidelity, what was left out.",
+        epilog=examples.INSPECT,
+    )
     _add_output(inspect)
     inspect.add_argument("--json", action="store_true", help="one JSON object on standard output")
     _add_common(inspect)
-    preview = commands.add_parser(
-        "preview",
-        help="a contact sheet of windows",
-        description="Draws windows as a PNG: a row per window and camera, frames along deltas, padded slots marked.",
-    )
-    _add_output(preview)
-    preview.add_argument("picture", metavar="PICTURE", help="the PNG to write")
-    preview.add_argument("--split", choices=("train", "val"), default="train", help="default: %(default)s")
-    preview.add_argument("--windows", type=_at_least_one, default=6, metavar="N", help="how many; default: %(default)s")
-    _add_common(preview)
+    _add_preview(commands)
     _add_verify(commands)
     return parser
 
@@ -60,8 +66,8 @@ def _add_materialize(commands: argparse._SubParsersAction[argparse.ArgumentParse
         help="write shards of training windows",
         description="Turns a LeRobot dataset (v3.0, v2.1, v2.0) or a Zarr replay buffer (Diffusion Policy, UMI) into "
         "WebDataset shards of exact training windows.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=examples.MATERIALIZE,
+        usage="%(prog)s [options] SOURCE OUTPUT",
         allow_abbrev=False,
     )
     _add_source_argument(parser)
@@ -78,8 +84,8 @@ def _add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         description="Says what `predecode materialize` would do with the same arguments: episodes, windows, frames, "
         "shards, bytes, time, and what it would leave out. Reads metadata and rows, decodes and encodes a small part "
         "of the frames to judge bytes and time, and writes nothing.",
-        epilog="example:\n  predecode plan data/aloha out/aloha-224 --image-size 224 --delta-timestamps windows.json",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=examples.PLAN,
+        usage="%(prog)s [options] SOURCE [OUTPUT]",
         allow_abbrev=False,
     )
     _add_source_argument(parser)
@@ -119,12 +125,32 @@ def _add_job(parser: argparse.ArgumentParser) -> None:
     _add_common(run)
 
 
+def _add_preview(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "preview",
+        help="a contact sheet of windows",
+        description="Draws windows as a PNG: a row per window and camera, frames along deltas, padded slots marked. "
+        "If nothing is asked for, both ends of an episode are among them.",
+        epilog=examples.PREVIEW,
+    )
+    _add_output(parser)
+    add = parser.add_argument
+    add("picture", metavar="PICTURE", nargs="?", help="the PNG to write; default: OUTPUT's name with -preview.png")
+    add("--split", choices=("train", "val"), default="train", help="default: %(default)s")
+    add("--windows", type=_at_least_one, metavar="N", help="how many at most; default: 6, or 24 of --frames")
+    add("--episode", type=_number, metavar="N", help="only windows of this episode")
+    add("--frames", type=_frames, metavar="START:STOP", help="only anchors at these frames of it, half-open")
+    add("--index", type=_number, metavar="N", help="only this window, by its number in WindowDataset")
+    _add_common(parser)
+
+
 def _add_verify(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "verify",
         help="whether an output is all there",
         description="Reads every byte of an output and compares it with the manifest: after a copy to another disk or "
         "bucket this tells that it arrived. Exit status 1 where something is missing, has changed, or is too much.",
+        epilog=examples.VERIFY,
     )
     _add_output(parser)
     add = parser.add_argument
@@ -255,6 +281,19 @@ def _rename(text: str) -> tuple[str, str]:
     if not old or not new:
         raise argparse.ArgumentTypeError(f"expected OLD=NEW such as img=observation.image, got {text!r}")
     return old, new
+
+
+def _number(text: str) -> int:
+    if not text.isascii() or not text.isdigit():
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 0, got {text!r}")
+    return int(text)
+
+
+def _frames(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d{1,12}):(\d{1,12})", text)
+    if not match or int(match[1]) >= int(match[2]):
+        raise argparse.ArgumentTypeError(f"expected START:STOP, half-open, such as 40:60, got {text!r}")
+    return int(match[1]), int(match[2])
 
 
 def _bytes(text: str) -> int:

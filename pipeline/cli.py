@@ -12,11 +12,13 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from predecode.pipeline.arguments import build_parser
+from predecode.pipeline.interrupts import Interrupts
 from predecode.transforms.errors import MissingDependencyError, PredecodeError, UsageError
-from predecode.transforms.options import MaterializeOptions
+
+if TYPE_CHECKING:  # Nothing that takes long to import, before Ctrl-C is watched for.
+    from predecode.transforms.options import MaterializeOptions
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 
@@ -30,24 +32,51 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0 done, 1 the data or the job failed, 2 wrong usage.
     """
-    parser = build_parser()
-    parsed, rest = parser.parse_known_args(arguments)
+    parsed = argparse.Namespace(command=None, debug=False)
+    with Interrupts(EXIT_FAILED) as interrupts:
+        try:
+            return _run(parsed, arguments)
+        except SystemExit:  # As after --help.
+            raise
+        except BrokenPipeError:  # As in `predecode inspect OUTPUT | head`.
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - The interpreter flushes it once more at its end.
+            return EXIT_DONE
+        except BaseException as error:  # noqa: BLE001 - Whatever it is becomes one message; --debug shows all of it.
+            if interrupts.happened:
+                return _stopped(parsed)
+            return _report(error, debug=parsed.debug)
+
+
+def _run(parsed: argparse.Namespace, arguments: Sequence[str] | None) -> int:
+    """Runs a command; `parsed` is filled first."""
+    from predecode.pipeline.arguments import build_parser
+
+    _, rest = build_parser().parse_known_args(arguments, parsed)
     _limit_logs(logging.INFO if parsed.debug else logging.CRITICAL)
-    try:
-        if rest and parsed.command not in ("materialize", "plan"):
-            raise UsageError(f"Unknown option or argument: {' '.join(rest)}. See `predecode {parsed.command} --help`.")
-        return _COMMANDS[parsed.command](parsed, rest) or EXIT_DONE
-    except PredecodeError as error:
-        return _report(error, str(error), debug=parsed.debug)
-    except KeyboardInterrupt:
-        print("\nStopped. What is committed is kept: run the same command again to go on.", file=sys.stderr)
-        return EXIT_FAILED
-    except BrokenPipeError:  # As in `predecode inspect OUTPUT | head`.
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - The interpreter flushes it once more at its end.
-        return EXIT_DONE
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        return _report(error, f"{where}{error.strerror or error}.", debug=parsed.debug)
+    if rest and parsed.command not in ("materialize", "plan"):
+        raise UsageError(f"Unknown option or argument: {' '.join(rest)}. See `predecode {parsed.command} --help`.")
+    return _COMMANDS[parsed.command](parsed, rest) or EXIT_DONE
+
+
+def _stopped(parsed: argparse.Namespace) -> int:
+    """Says how to go on after Ctrl-C."""
+    if parsed.command == "materialize":
+        print(f"{_committed(parsed)} Run the same command again to go on.", file=sys.stderr)
+    else:
+        print("Stopped.", file=sys.stderr)
+    return EXIT_FAILED
+
+
+def _committed(parsed: argparse.Namespace) -> str:
+    """What there is of an output that is not finished."""
+    with contextlib.suppress(Exception):  # There may be nothing yet, and storage may be what was waited for.
+        from predecode.pipeline.committed import count_shards
+        from predecode.transforms.storage import Folder
+
+        done, total = count_shards(Folder.of(parsed.output, _storage_options(parsed)))
+        if total:
+            return f"Stopped: {done} of {total} shards are committed in {parsed.output}."
+    return "Stopped before the first shard."
 
 
 def _limit_logs(level: int) -> None:
@@ -60,9 +89,17 @@ def _limit_logs(level: int) -> None:
     logging.basicConfig(level=level, handlers=[handler])
 
 
-def _report(error: Exception, message: str, *, debug: bool) -> int:
+def _report(error: BaseException, *, debug: bool) -> int:
     if debug:
         traceback.print_exception(error)
+    message = str(error)
+    if isinstance(error, OSError) and not isinstance(error, PredecodeError):
+        message = f"{f'{error.filename}: ' if error.filename else ''}{error.strerror or error}."
+    elif not isinstance(error, PredecodeError):
+        message = (
+            f"An error that predecode does not expect: {type(error).__name__}: {error}. --debug shows where it "
+            "happened; if it is not storage that could not be reached, please report it."
+        )
     print(f"predecode: {message}", file=sys.stderr)
     return EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED
 
@@ -111,6 +148,8 @@ def options_of(parsed: argparse.Namespace) -> MaterializeOptions:
         UsageError: a value cannot be understood.
         SourceError: a policy is given, and the source that it is resolved against cannot be used.
     """
+    from predecode.transforms.options import MaterializeOptions
+
     options = MaterializeOptions(
         source=parsed.source,
         output=parsed.output,
@@ -164,6 +203,12 @@ def _windows(flag: str, text: str | None) -> tuple[tuple[str, tuple[Any, ...]], 
     return tuple((name, tuple(deltas)) for name, deltas in content.items())
 
 
+def _storage_options(parsed: argparse.Namespace) -> Mapping[str, Any]:
+    from predecode.transforms.options import parse_storage_options
+
+    return parse_storage_options(parsed.storage_options)
+
+
 def _without_repeats(pairs: Sequence[tuple[str, Any]]) -> Mapping[str, Any]:
     content = dict(pairs)
     if len(content) != len(pairs):
@@ -174,27 +219,26 @@ def _without_repeats(pairs: Sequence[tuple[str, Any]]) -> Mapping[str, Any]:
 def _inspect(parsed: argparse.Namespace, _: Sequence[str]) -> None:
     from predecode.reader.inspection import inspect_output
 
-    inspection = inspect_output(parsed.output, json.loads(parsed.storage_options))
+    inspection = inspect_output(parsed.output, _storage_options(parsed))
     print(json.dumps(inspection.content) if parsed.json else inspection)
 
 
 def _preview(parsed: argparse.Namespace, _: Sequence[str]) -> None:
+    from predecode.reader.choosing import Choice
     from predecode.reader.preview import draw_preview
 
-    draw_preview(
-        parsed.output,
-        parsed.picture,
-        split=parsed.split,
-        num_windows=parsed.windows,
-        storage_options=json.loads(parsed.storage_options),
-    )
-    print(f"Drew {parsed.picture}")
+    choice = Choice(num_windows=parsed.windows, episode=parsed.episode, frames=parsed.frames, index=parsed.index)
+    name = parsed.output.rstrip("/").rsplit("/", 1)[-1]
+    picture = os.path.abspath(parsed.picture or f"{name or 'output'}-preview.png")
+    options = _storage_options(parsed)
+    drawn = draw_preview(parsed.output, picture, split=parsed.split, choice=choice, storage_options=options)
+    print(f"Drew {drawn} windows: {picture}")
 
 
 def _verify(parsed: argparse.Namespace, _: Sequence[str]) -> int:
     from predecode.reader.verification import repair_output, verify_output
 
-    options = json.loads(parsed.storage_options)
+    options = _storage_options(parsed)
     show_progress = sys.stderr.isatty() and not parsed.no_progress
     found = verify_output(parsed.output, options, num_threads=parsed.threads, show_progress=show_progress)
     print(found.to_json() if parsed.json else found)

@@ -11,13 +11,14 @@ from collections.abc import Sequence
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
+from predecode.pipeline.committed import find_committed
 from predecode.pipeline.credentials import refuse_credentials
 from predecode.pipeline.failures import find_cause
 from predecode.pipeline.graph import Materialize
 from predecode.pipeline.progress import Progress
 from predecode.pipeline.remote_job import wait_for_job
 from predecode.pipeline.runner import local_pipeline, local_threads, pipeline_options, runs_here
-from predecode.pipeline.summary import Summary, read_record_checksums, summarize
+from predecode.pipeline.summary import Summary, summarize
 from predecode.transforms.features import Kind
 from predecode.transforms.manifest import read_manifest
 from predecode.transforms.options import MaterializeOptions
@@ -56,15 +57,16 @@ def materialize(
     recipe = open_recipe(options)
     if runs_here(settings) and any(camera.kind is Kind.VIDEO for camera in recipe.cameras):
         check_decoder()
-    before = read_record_checksums(recipe.output) if options.extend else {}
-    with Progress(recipe.output, extends=options.extend) if show_progress else contextlib.nullcontext():
+    already = find_committed(recipe.output, extends=options.extend)
+    progress = Progress(recipe.output, overwrite=options.overwrite, extends=options.extend)
+    with progress if show_progress else contextlib.nullcontext():
         _run(options, settings, recipe.output)
     source = Folder.of(options.source, json.loads(options.storage_options_json))
     return summarize(
         read_manifest(recipe.output),
         recipe.output,
-        shards_kept=len(before.items() & read_record_checksums(recipe.output).items()) if before else 0,
         source_bytes=source.total_bytes(),
+        shards_kept=len(already & find_committed(recipe.output, extends=options.extend)),
         seconds=time.monotonic() - started,
     )
 

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 import apache_beam as beam
@@ -18,10 +19,12 @@ from apache_beam.options.pipeline_options import (
 )
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
-from predecode.transforms.errors import UsageError
+from predecode.transforms.errors import UsageError, did_you_mean
+from predecode.transforms.options import MaterializeOptions
 
 LOCAL_RUNNER = "FnApiRunner"
 WORKER_BOOT = Path(sys.executable).with_name("predecode-worker-boot")
+_OWN_OPTIONS = [f"--{field.name.replace('_', '-')}" for field in fields(MaterializeOptions)]
 _IN_PROCESS = (LOCAL_RUNNER, "DirectRunner")
 _THREADS, _IN_MEMORY = "multi_threading", "in_memory"
 
@@ -40,8 +43,9 @@ def pipeline_options(flags: Sequence[str] | None = None) -> PipelineOptions:
     if unknown := given.keys() - known.keys():
         # As they were typed: Beam makes underscores of dashes.
         typed = [flag.split("=", 1)[0] for flag in flags if _name(flag) in unknown]
+        guess = did_you_mean(typed[0], _OWN_OPTIONS)
         raise UsageError(
-            f"Unknown option{'s' if len(unknown) > 1 else ''}: {', '.join(typed)}. "
+            f"Unknown option{'s' if len(unknown) > 1 else ''}: {', '.join(typed)}.{guess} "
             "`predecode materialize --help` lists the options; Beam's own, such as --runner, are taken too."
         )
     options = PipelineOptions(flags)

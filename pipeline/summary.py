@@ -8,14 +8,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import pyarrow as pa
-
 from predecode.transforms.episodes import Quarantine
-from predecode.transforms.errors import FormatError
-from predecode.transforms.format import QUARANTINE_FILE, shard_table_file
-from predecode.transforms.manifest import read_manifest
+from predecode.transforms.format import QUARANTINE_FILE
 from predecode.transforms.sizes import size_text
-from predecode.transforms.staging import described_files
 from predecode.transforms.storage import Folder
 
 
@@ -29,9 +24,9 @@ class Summary:
         anchors: Windows in it, per split.
         frames: Stored images over all cameras.
         shards: Shards, all splits.
-        shards_kept: Those of them that an extension found and kept.
         source_bytes: Size of the source's files.
         output_bytes: Size of all tars.
+        shards_kept: Shards that an earlier run had committed.
         psnr_db: Per camera the fidelity of the encoding; None where nothing was lost.
         anchors_quarantined: Left out, all splits.
         quarantined: Anchors left out, by reason.
@@ -43,9 +38,9 @@ class Summary:
     anchors: Mapping[str, int]
     frames: int
     shards: int
-    shards_kept: int
     source_bytes: int
     output_bytes: int
+    shards_kept: int
     psnr_db: Mapping[str, float | None]
     anchors_quarantined: int
     quarantined: Mapping[str, int]
@@ -53,8 +48,24 @@ class Summary:
 
     @property
     def frames_per_second(self) -> float:
-        """Stored frames per second of wall time."""
-        return self.frames / self.seconds if self.seconds else 0.0
+        """Stored frames per second of wall time; 0 where an earlier run had stored some of them."""
+        return self.frames / self.seconds if self.seconds and not self.shards_kept else 0.0
+
+    @property
+    def _written(self) -> str:
+        """What this run has done, which is less than what is there if an earlier one had begun."""
+        written = self.shards - self.shards_kept
+        if not written:
+            return f"nothing to write: an earlier run had committed all of it, {size_text(self.output_bytes)}"
+        if self.shards_kept:
+            return (
+                f"{written:,} shards written in {self.seconds:.1f} s, {self.shards_kept:,} kept of an earlier run; "
+                f"{size_text(self.output_bytes)} in all"
+            )
+        return (
+            f"{size_text(self.source_bytes)} read, {size_text(self.output_bytes)} written in {self.seconds:.1f} s "
+            f"({self.frames_per_second:,.0f} frames/s)"
+        )
 
     def to_json(self) -> str:
         """One JSON object on one line."""
@@ -64,13 +75,8 @@ class Summary:
         windows = ", ".join(f"{count:,} {split}" for split, count in self.anchors.items())
         lines = [
             f"{self.episodes:,} episodes, windows: {windows}; {self.frames:,} frames in {self.shards:,} shards",
-            (
-                f"{size_text(self.source_bytes)} read, {size_text(self.output_bytes)} written in {self.seconds:.1f} s "
-                f"({self.frames_per_second:,.0f} frames/s)"
-            ),
+            self._written,
         ]
-        if self.shards_kept:
-            lines.append(f"{self.shards_kept:,} shards kept, {self.shards - self.shards_kept:,} written")
         for camera, psnr_db in self.psnr_db.items():
             lines.append(f"{camera}: {'lossless' if psnr_db is None else f'{psnr_db:.1f} dB after encoding'}")
         if self.quarantined:
@@ -81,15 +87,15 @@ class Summary:
 
 
 def summarize(
-    manifest: Mapping[str, Any], output: Folder, *, shards_kept: int = 0, source_bytes: int, seconds: float
+    manifest: Mapping[str, Any], output: Folder, *, source_bytes: int, shards_kept: int, seconds: float
 ) -> Summary:
     """The summary of an output from its manifest.
 
     Args:
         manifest: Its content.
         output: Where it is.
-        shards_kept: What an extension found and kept.
         source_bytes: Size of the source.
+        shards_kept: Shards that an earlier run had committed.
         seconds: Wall time that it took.
     """
     splits = manifest["splits"]
@@ -99,32 +105,14 @@ def summarize(
         anchors={name: split["anchors"] for name, split in splits.items()},
         frames=sum(camera["stored"] for camera in manifest["frames"].values()),
         shards=sum(split["shards"] for split in splits.values()),
-        shards_kept=shards_kept,
         source_bytes=source_bytes,
         output_bytes=sum(split["tar_bytes"] for split in splits.values()),
+        shards_kept=shards_kept,
         psnr_db={name: camera["psnr_db"] for name, camera in manifest["frames"].items()},
         anchors_quarantined=sum(split["anchors_quarantined"] for split in splits.values()),
         quarantined=_reasons(output) if QUARANTINE_FILE in manifest["files"] else {},
         seconds=round(seconds, 3),
     )
-
-
-def read_record_checksums(output: Folder) -> dict[tuple[str, int], str]:
-    """The checksum of each shard's commit record, by split and number; none where the output is not complete or sound.
-
-    Raises:
-        OSError: storage fails.
-    """
-    checksums: dict[tuple[str, int], str] = {}
-    try:
-        manifest = read_manifest(output)
-        files = described_files(output, manifest)
-        for split in manifest["splits"]:
-            table = pa.ipc.open_file(pa.BufferReader(files.read(shard_table_file(split)))).read_all()
-            checksums |= {(split, number): text for number, text in enumerate(table["record_sha256"].to_pylist())}
-    except (FormatError, FileNotFoundError, pa.ArrowInvalid, KeyError):
-        return {}
-    return checksums
 
 
 def _reasons(output: Folder) -> dict[str, int]:

@@ -8,21 +8,20 @@ from typing import Any
 
 import numpy as np
 
+from predecode.reader.choosing import Choice
 from predecode.reader.contact_sheet import Block, CameraRow, CurveRow, Slot, draw_sheet
 from predecode.reader.item_format import ItemFormat, StoredFeature
 from predecode.reader.lookup import FoundWindow, find_window
 from predecode.reader.opening import open_output
 from predecode.reader.ranges import RangeReader, open_ranges
 from predecode.reader.split import SplitIndex
-from predecode.transforms.errors import FormatError, OutputError, UsageError
-from predecode.transforms.hashing import fraction, order_key
+from predecode.transforms.errors import FormatError, OutputError
 from predecode.transforms.storage import Folder
 from predecode.transforms.windows import compact
 
 MAX_SLOTS = 16
 """Frames drawn of one window."""
 
-MAX_WINDOWS = 100
 MAX_CURVE_ROWS = 4
 
 
@@ -31,29 +30,30 @@ def draw_preview(
     picture_path: str,
     *,
     split: str = "train",
-    num_windows: int = 6,
+    choice: Choice | None = None,
     storage_options: Mapping[str, Any] | None = None,
-) -> None:
+) -> int:
     """Draws some windows of a split as a PNG: a row per window and camera, and a plot per windowed number feature.
 
-    The first and the last window of an episode are among them, because there the padding is; the others are from other
-    episodes, chosen by a hash: the same output gives the same picture.
+    If nothing is asked for, the first and the last window of an episode are among them, because there the padding is;
+    the others are from other episodes, chosen by a hash: the same output gives the same picture.
 
     Args:
         url: The output: a folder or an fsspec URL.
         picture_path: The local file to write.
         split: "train" or "val".
-        num_windows: How many windows, 1 to 100; fewer are drawn where there are fewer.
+        choice: Which windows; fewer are drawn where there are fewer.
         storage_options: For fsspec.
+
+    Returns:
+        How many windows were drawn.
 
     Raises:
         FormatError: the output is incomplete or damaged, or has no such split.
-        UsageError: the number of windows is out of range.
+        UsageError: there is no such window.
         OutputError: the picture cannot be written.
         OSError: storage fails.
     """
-    if not 1 <= num_windows <= MAX_WINDOWS:
-        raise UsageError(f"--windows: expected 1 to {MAX_WINDOWS}, got {num_windows}.")
     folder, manifest, index = open_output(
         Folder.of(url, storage_options),
         lambda folder, manifest: (folder, manifest, SplitIndex(folder, manifest, split)),
@@ -61,7 +61,7 @@ def draw_preview(
     item_format, reader = ItemFormat.of(manifest), open_ranges(folder)
     if not index.num_items:
         raise FormatError(f"{folder}: split {split!r} has no windows to draw.")
-    blocks = [_block(index, reader, item) for item in choose_items(index, num_windows)]
+    blocks = [_block(index, reader, item) for item in (choice or Choice()).items(index)]
     reader.close()
     num_anchors, num_episodes = (manifest["splits"][split][key] for key in ("anchors", "episodes"))
     windows = ", ".join(f"{name} {compact(deltas)}" for name, deltas in item_format.delta_indices.items())
@@ -74,22 +74,8 @@ def draw_preview(
     try:
         picture.save(os.fspath(picture_path), format="PNG")
     except OSError as error:
-        raise OutputError(f"Cannot write {picture_path}: {error.strerror or error}.") from error
-
-
-def choose_items(index: SplitIndex, num_windows: int) -> list[int]:
-    """Chooses distinct items: both ends of an episode first, then others here and there."""
-    first, *others = index.episodes
-    items = index.items_of(first)
-    chosen = {items[0]: None, items[-1]: None}
-    rest = [*sorted(others, key=lambda episode: order_key("preview", episode)), first]
-    for attempt in range(MAX_WINDOWS):
-        for episode in rest:
-            if len(chosen) >= num_windows:
-                return list(chosen)[:num_windows]
-            items = index.items_of(episode)
-            chosen[items[int(fraction("preview", episode, attempt) * len(items))]] = None
-    return list(chosen)[:num_windows]
+        raise OutputError(f"Cannot write {picture_path}: {error.strerror or error}. Name another file.") from error
+    return len(blocks)
 
 
 def _block(index: SplitIndex, reader: RangeReader, item: int) -> Block:

@@ -6,6 +6,8 @@ The concrete classes also derive from the built-in error that callers would expe
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from typing import ClassVar
 
 
@@ -61,6 +63,18 @@ class FormatError(PredecodeError, ValueError):
 
 class MissingDependencyError(PredecodeError, ImportError):
     """A library, or a version of it, that the job needs is not installed."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A sentence with the name that was meant, to end a message with; empty where none is close.
+
+    >>> did_you_mean("actoin", ["action", "observation.state"])
+    ' Did you mean action?'
+    >>> did_you_mean("depth", ["action", "observation.state"])
+    ''
+    """
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
+    return f" Did you mean {close[0]}?" if close else ""
 
 
 def with_remedy(error: DataError) -> DataError:

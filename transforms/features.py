@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from predecode.transforms.errors import SourceError, UsageError
+from predecode.transforms.errors import SourceError, UsageError, did_you_mean
 
 MAX_NAME_LENGTH = 76
 """Characters: KEY (13) + "." + camera + ".frames" or ".npy.zst" must fit the 100 characters of a plain tar header."""
@@ -89,7 +89,8 @@ def parse_features(specs: object, *, where: str, excluded: frozenset[str] = froz
         raise SourceError(f"{where}: expected `features` to be an object of at least one feature, got {specs!r:.80}.")
     if unknown := excluded - specs.keys():
         raise UsageError(
-            f"{where}: cannot exclude {', '.join(sorted(unknown))}: no such feature. There are: {', '.join(specs)}."
+            f"{where}: cannot exclude {', '.join(sorted(unknown))}: no such feature."
+            f"{did_you_mean(min(unknown), specs)} There are: {', '.join(specs)}."
         )
     features = tuple(_parse_feature(name, spec, where) for name, spec in specs.items() if name not in excluded)
     _check_cameras([feature.name for feature in features if feature.is_camera], where)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from predecode.transforms.errors import UsageError
 from predecode.transforms.images import IMAGE_CODECS
@@ -112,14 +112,26 @@ class MaterializeOptions:
         if self.overwrite and self.extend:
             raise UsageError("--overwrite and --extend exclude each other: give one of them.")
         if len({old for old, _ in self.rename}) != len(self.rename):
-            raise UsageError("--rename: expected each feature once.")
+            olds = ", ".join(old for old, _ in self.rename)
+            raise UsageError(f"--rename: expected each feature once, got {olds}.")
         parse_episodes(self.episodes)
-        try:
-            storage_options = json.loads(self.storage_options_json)
-        except ValueError as error:
-            raise UsageError(f"--storage-options: expected a JSON object: {error}.") from None
-        if not isinstance(storage_options, dict):
-            raise UsageError(f"--storage-options: expected a JSON object, got {type(storage_options).__name__}.")
+        parse_storage_options(self.storage_options_json)
+
+
+def parse_storage_options(text: str) -> dict[str, Any]:
+    """The options for fsspec.
+
+    Raises:
+        UsageError: the text is no JSON object.
+    """
+    expected = '--storage-options: expected a JSON object such as {"anon": true}'
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{expected}, got {text!r:.80}: {error}.") from None
+    if not isinstance(found, dict):
+        raise UsageError(f"{expected}, got {type(found).__name__}.")
+    return found
 
 
 def parse_episodes(spec: str | None) -> tuple[tuple[int, int | None], ...] | None:

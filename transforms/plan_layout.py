@@ -88,7 +88,8 @@ def plan_layout(recipe: Recipe, probe: Probe, sizes: Sequence[tuple[int, int]], 
     if not any(by_split.values()):
         reasons = f":\n{describe_lost(bad)}" if bad else "."
         raise DataError(
-            f"There is nothing to write: none of {len(sizes) + len(bad)} episodes has an anchor and is sound{reasons}"
+            f"There is nothing to write: none of {len(sizes) + len(bad)} episodes has an anchor and is sound{reasons} "
+            "Ask for more --episodes, or for a smaller --drop-last-frames."
         )
     return Layout(
         plan_digest="",

@@ -9,14 +9,13 @@ policy, else of 0.6.2; `@0.6` behind a name asks for the defaults of 0.6.2 where
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
-from predecode.transforms.errors import UsageError
+from predecode.transforms.errors import UsageError, did_you_mean
 from predecode.transforms.features import Feature
 from predecode.transforms.windows import MAX_DELTAS
 
@@ -279,8 +278,7 @@ def windows_of_policy(name: str) -> PolicyWindows:
     plain = name.removesuffix(_NEWER)
     policy = known_policy(plain)
     if policy is None:
-        close = difflib.get_close_matches(_letters(plain), map(_letters, _RULES), n=1)
-        guess = f" Did you mean {known_policy(close[0])}?" if close else ""
+        guess = did_you_mean(plain.lower(), _RULES)
         raise UsageError(
             f"--policy: there is no policy {name!r}.{guess} Known are: {', '.join(_RULES)}; or give the path of a "
             "policy's config.json."

@@ -13,7 +13,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from predecode.transforms.errors import UsageError
+from predecode.transforms.errors import UsageError, did_you_mean
 from predecode.transforms.features import Feature, Kind
 
 MAX_DELTAS = 10_000
@@ -88,7 +88,10 @@ def resolve_deltas(
     resolved: dict[str, tuple[int, ...]] = {}
     for name, deltas in (*delta_timestamps.items(), *delta_indices.items()):
         if name not in by_name:
-            raise UsageError(f"Windows: there is no feature {name!r}. The dataset has: {', '.join(by_name)}.")
+            raise UsageError(
+                f"Windows: there is no feature {name!r}.{did_you_mean(name, by_name)} The dataset has: "
+                f"{', '.join(by_name)}."
+            )
         if not 1 <= len(deltas) <= MAX_DELTAS:
             raise UsageError(f"Windows: expected 1 to {MAX_DELTAS} deltas for {name!r}, got {len(deltas)}.")
         in_seconds = name in delta_timestamps

@@ -1,9 +1,9 @@
 """A program for tests: the command line in a process that kills itself, for real, at a chosen moment.
 
-Usage: killing.py MOMENT ARGUMENT...
+Usage: killing.py MOMENT[:SIGNAL[+SIGNAL]] ARGUMENT...
 
 MOMENT is `before:TEXT:N` or `after:TEXT:N`: around the publishing of the N-th file whose name contains TEXT, or
-`within:TEXT:N`: when half of that file is written.
+`within:TEXT:N`: when half of that file is written. SIGNAL is SIGKILL if not given; a second one comes a little later.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from typing import Any
 
 from predecode.pipeline.cli import main
@@ -22,7 +23,8 @@ _LOCK = threading.Lock()
 
 def install(moment: str) -> None:
     """Puts the kill into the one place that publishes files."""
-    when, text, number = moment.split(":")
+    when, text, number, *rest = moment.split(":")
+    signals = [signal.Signals[name] for name in (rest or ["SIGKILL"])[0].split("+")]
     left = [int(number)]
     replace = os.replace
 
@@ -33,7 +35,9 @@ def install(moment: str) -> None:
                 if left[0] == 0:
                     if when == "after":
                         replace(source, target)
-                    os.kill(os.getpid(), signal.SIGKILL)
+                    kill(signals)
+                    if when == "after":
+                        return
             replace(source, target)
 
     fsync = os.fsync
@@ -44,11 +48,18 @@ def install(moment: str) -> None:
                 left[0] -= 1
                 if left[0] == 0:
                     os.ftruncate(descriptor, os.fstat(descriptor).st_size // 2)
-                    os.kill(os.getpid(), signal.SIGKILL)
+                    kill(signals)
             fsync(descriptor)
 
     storage.os.replace = killing_replace  # type: ignore[attr-defined]
     storage.os.fsync = killing_fsync  # type: ignore[attr-defined]
+
+
+def kill(signals: list[signal.Signals]) -> None:
+    """Sends this process signals, with time in between for what each begins."""
+    for number, each in enumerate(signals):
+        time.sleep(0.3 * number)
+        os.kill(os.getpid(), each)
 
 
 if __name__ == "__main__":

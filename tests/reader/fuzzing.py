@@ -39,6 +39,7 @@ import xxhash
 
 from predecode.reader import StreamingWindowDataset, WindowDataset, WindowLoader, expand_windows
 from predecode.reader import expand as expand_module
+from predecode.reader.choosing import Choice
 from predecode.reader.inspection import inspect_output
 from predecode.reader.preview import draw_preview
 from predecode.transforms.errors import PredecodeError
@@ -133,7 +134,7 @@ def drawn(output: Path, *, verify: bool) -> Given:
     """What `predecode preview` draws."""
     del verify
     picture = output.parent / "preview.png"
-    draw_preview(str(output), str(picture), num_windows=2)
+    draw_preview(str(output), str(picture), choice=Choice(num_windows=2))
     yield "picture", xxhash.xxh3_128_hexdigest(picture.read_bytes())
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from predecode.pipeline.cli import main
+from predecode.reader.choosing import Choice, choose_items
 from predecode.reader.contact_sheet import (
     ANCHOR_COLOR,
     GUTTER_WIDTH,
@@ -24,7 +26,7 @@ from predecode.reader.contact_sheet import (
     draw_sheet,
 )
 from predecode.reader.lookup import find_window
-from predecode.reader.preview import choose_items, draw_preview
+from predecode.reader.preview import draw_preview
 from predecode.reader.ranges import open_ranges
 from predecode.reader.split import SplitIndex
 from predecode.transforms.errors import FormatError, OutputError, UsageError
@@ -185,7 +187,7 @@ def test_damage_is_found(output: Path, tmp_path: Path) -> None:
         content[600:700] = bytes(100)
         path.write_bytes(content)
         with pytest.raises(FormatError, match=message):
-            draw_preview(str(copy), str(tmp_path / "picture.png"), num_windows=58)
+            draw_preview(str(copy), str(tmp_path / "picture.png"), choice=Choice(num_windows=58))
     (copy / "train" / "order.arrow").write_bytes(b"ARROW1")
     with pytest.raises(FormatError, match=r"order\.arrow: expected \d+ bytes, got 6"):
         draw_preview(str(copy), str(tmp_path / "picture.png"))
@@ -195,6 +197,48 @@ def test_wrong_requests_are_refused(output: Path, tmp_path: Path) -> None:
     with pytest.raises(FormatError, match=r"no split 'val'\. It has: train"):
         draw_preview(str(output), str(tmp_path / "picture.png"), split="val")
     with pytest.raises(UsageError, match="expected 1 to 100, got 0"):
-        draw_preview(str(output), str(tmp_path / "picture.png"), num_windows=0)
+        draw_preview(str(output), str(tmp_path / "picture.png"), choice=Choice(num_windows=0))
     with pytest.raises(OutputError, match="Cannot write"):
-        draw_preview(str(output), str(tmp_path / "missing" / "picture.png"), num_windows=1)
+        draw_preview(str(output), str(tmp_path / "missing" / "picture.png"), choice=Choice(num_windows=1))
+
+
+def anchors(index: SplitIndex, choice: Choice) -> list[tuple[int, int]]:
+    """Episodes and frame numbers of the anchors that are chosen."""
+    located = index.locate(np.array(choice.items(index)))
+    return list(zip(located.episode.tolist(), located.anchor_number.tolist(), strict=True))
+
+
+def test_windows_are_those_asked_for(output: Path) -> None:
+    index = index_of(output)
+    assert anchors(index, Choice(episode=3, frames=(2, 5))) == [(3, 2), (3, 3), (3, 4)]
+    assert anchors(index, Choice(episode=3, frames=(0, 1000), num_windows=2)) == [(3, 0), (3, 8)]
+    assert [episode for episode, _ in anchors(index, Choice(episode=1))] == [1] * 6
+    assert anchors(index, Choice(episode=2, num_windows=100)) == [(2, frame) for frame in range(5)]
+    assert Choice(index=9).items(index) == [9]
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ({"index": 58}, "--index: expected 0 to 57, the split's windows, got 58"),
+        ({"episode": 7}, "the split has no episode 7. It has 7, from 0 to 6; is it in the other --split"),
+        ({"episode": 2, "frames": (5, 9)}, "episode 2 has no anchor at the frames 5 to 8; its 5 anchors are at 0 to 4"),
+        ({"frames": (0, 1)}, "--frames are those of one episode: give --episode, too"),
+        ({"index": 1, "episode": 2}, "--index and --episode exclude each other"),
+    ],
+)
+def test_windows_that_are_not_there(choice: dict[str, Any], message: str, output: Path) -> None:
+    with pytest.raises(UsageError) as raised:
+        Choice(**choice).items(index_of(output))
+    assert message in str(raised.value)
+
+
+def test_command_says_where_it_drew(
+    output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["preview", str(output), "--episode", "3", "--frames", "2:5"]) == 0
+    picture = tmp_path / f"{output.name}-preview.png"
+    assert capsys.readouterr().out == f"Drew 3 windows: {picture}\n"
+    with Image.open(picture) as image:
+        assert image.format == "PNG"

@@ -52,7 +52,7 @@ def one_message(done: subprocess.CompletedProcess[str]) -> str:
     """A failed job says why on the last line of standard error; what comes before is progress."""
     assert done.returncode == EXIT_FAILED, done.stderr
     *progress, message = done.stderr.strip().splitlines()
-    assert all(re.match(r"\d+/\d+ shards", line) for line in progress), done.stderr
+    assert all(re.match(r"\d+/\d+ shards|planning|all shards are there", line) for line in progress), done.stderr
     assert message.startswith("predecode: ")
     for noise in ("Traceback", "[while running", "java.", "BeamApp"):
         assert noise not in message

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from predecode.transforms.errors import SourceError, SourceNotFoundError, UsageError
+from predecode.transforms.errors import SourceError, SourceNotFoundError, UsageError, did_you_mean
 from predecode.transforms.features import Feature, Kind, parse_features
 from predecode.transforms.options import MAX_FPS
 from predecode.transforms.storage import Folder, check_relative
@@ -21,6 +21,7 @@ INFO_PATH = "meta/info.json"
 INDEX_COLUMNS = ("timestamp", "frame_index", "episode_index", "index", "task_index")
 """The columns that every dataset has, and that rows are found by."""
 
+_MAX_NAMED = 5
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _SAFE_FORMATS = re.compile(r"(0?\d{1,2})?d?")
 
@@ -177,16 +178,34 @@ def video_template(info: LeRobotInfo, fields: tuple[str, ...]) -> PathTemplate |
 def _not_found(folder: Folder) -> str:
     if folder.size("meta_data/info.json") is not None:
         return f"{folder}: is a LeRobot dataset of version 1.x. Convert it to v2.1 or v3.0 with lerobot's own scripts."
-    message = f"{folder}: there is no LeRobot dataset here: {INFO_PATH} is missing."
     if not folder.is_local or Path(folder.url).exists():
-        return message
+        nearby = _nearby(Path(folder.url)) if folder.is_local else "Is the address that of the dataset's top folder?"
+        return f"{folder}: there is no LeRobot dataset here: {INFO_PATH} is missing. {nearby}"
     name = os.path.relpath(folder.url)
     if re.fullmatch(r"[\w.-]*\w/\w[\w.-]*", name):
         return (
             f"{name}: there is no such folder. To get the dataset of that name from the Hugging Face Hub, run "
             f"`hf download {name} --repo-type dataset --local-dir DIR` and give DIR, or give hf://datasets/{name}."
         )
-    return f"{folder}: there is no such folder."
+    path = Path(folder.url)
+    siblings = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
+    return (
+        f"{folder}: there is no such folder.{did_you_mean(path.name, siblings)} Expected a dataset's folder, the one "
+        f"that holds {INFO_PATH}."
+    )
+
+
+def _nearby(path: Path) -> str:
+    """Where there is a dataset, above or right below a folder; else what a dataset's folder looks like."""
+    for above in list(path.parents)[:3]:
+        if (above / INFO_PATH).is_file():
+            return f"Did you mean {above}?"
+    below = sorted(found.parents[1].name for found in path.glob(f"*/{INFO_PATH}"))
+    if below:
+        return (
+            f"Give one of the datasets in it: {', '.join(below[:_MAX_NAMED])}{', ...' if below[_MAX_NAMED:] else '.'}"
+        )
+    return f"Expected a dataset's folder, the one that holds {INFO_PATH}, or a Zarr replay buffer."
 
 
 def _parse_version(version: object, where: str) -> tuple[int, int]:

@@ -63,7 +63,9 @@ class ZarrStore:
             SourceError: it cannot be read.
         """
         if self.folder.is_local and not os.path.exists(self.folder.url):
-            raise SourceNotFoundError(f"{self.folder}: there is no such file or folder.")
+            raise SourceNotFoundError(
+                f"{self.folder}: there is no such file or folder. Expected a Zarr group, or a .zip of one."
+            )
         with self._finding():
             files = self.open_files()
             if all(files.read(name).result().state == "missing" for name in _GROUP_FILES):
