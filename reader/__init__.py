@@ -9,11 +9,13 @@ if TYPE_CHECKING:
     from predecode.reader.dataset import WindowDataset
     from predecode.reader.expand import expand_windows
     from predecode.reader.loader import WindowLoader
+    from predecode.reader.mixed import MixedWindows
     from predecode.reader.streaming import StreamingWindowDataset
 
-__all__ = ["StreamingWindowDataset", "WindowDataset", "WindowLoader", "expand_windows"]
+__all__ = ["MixedWindows", "StreamingWindowDataset", "WindowDataset", "WindowLoader", "expand_windows"]
 
 _LAZY = {
+    "MixedWindows": "mixed",
     "StreamingWindowDataset": "streaming",
     "WindowDataset": "dataset",
     "WindowLoader": "loader",

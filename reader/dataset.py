@@ -17,14 +17,16 @@ from predecode.reader.batch import Batch, BatchReader
 from predecode.reader.item_format import ItemFormat
 from predecode.reader.metadata import WindowMetadata
 from predecode.reader.opening import open_output
+from predecode.reader.permutation import Order
 from predecode.reader.ranges import open_ranges
-from predecode.reader.selection import select_windows
+from predecode.reader.selection import FeatureWindow, select_windows
 from predecode.reader.split import Located, SplitIndex
 from predecode.reader.windowed import StorageOrder
 from predecode.transforms.errors import UsageError
 from predecode.transforms.hashing import order_key
 from predecode.transforms.images import image_codec
 from predecode.transforms.storage import Folder
+from predecode.transforms.windows import compact
 
 Pad: TypeAlias = Literal["edge", "zeros"]
 ImageTransforms: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
@@ -223,6 +225,31 @@ class WindowDataset(Dataset[dict[str, Any]]):
         """
         return self._index.locate(items)
 
+    @property
+    def epoch_size(self) -> int:
+        """Windows of an epoch: each of them once."""
+        return len(self)
+
+    def epoch_order(self, order: Order, *, seed: int, epoch: int, shuffle: bool) -> Order:
+        """The windows of an epoch, in an order: the order itself, which has each of them once."""
+        del seed, epoch, shuffle
+        return order
+
+    def arranged(self, items: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The items of a batch in the order in which they are read best: as they are."""
+        return items
+
+    def item_facts(self) -> dict[str, Any]:
+        """What items must have in common to stack with one another, by what to call it in messages."""
+        windows = self._selection.windows
+        return {
+            "fps": self.fps,
+            **{f"the feature {name}": _described(window) for name, window in windows.items()},
+            **{f"the text {name}": "there" for name in self._selection.item_format.text_features},
+            "return_uint8": self._reading["return_uint8"],
+            "image_transforms": self.image_transforms,
+        }
+
     def storage_order(self) -> StorageOrder:
         """The windows in the order in which they lie in the shards."""
         return self._index.storage_order()
@@ -236,3 +263,10 @@ class WindowDataset(Dataset[dict[str, Any]]):
         if not -len(self) <= number < len(self):
             raise IndexError(f"Index {number} is out of range: there are {len(self)} windows.")
         return number % len(self)
+
+
+def _described(window: FeatureWindow) -> str:
+    """Kind, dtype, shape and deltas of a feature, for a comparison and for a person."""
+    feature = window.feature
+    deltas = "without deltas" if window.deltas is None else f"at the deltas {compact(window.deltas)}"
+    return f"{feature.kind} {feature.dtype} {feature.shape} {deltas}"

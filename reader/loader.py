@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from predecode.reader.batch import Batch
 from predecode.reader.dataset import WindowDataset
 from predecode.reader.dealing import Deal, Tail
+from predecode.reader.mixed import MixedWindows
 from predecode.reader.permutation import Identity, Order, Permutation
 from predecode.reader.quick_turns import quick_turns
-from predecode.reader.skipping import Damaged, OnError, Skipped, Skipping
-from predecode.reader.split import Located
+from predecode.reader.skipping import Damaged, OnError, Places, Skipped, Skipping
 from predecode.reader.windowed import StorageOrder, WindowedShuffle
 from predecode.transforms.errors import UsageError
 
@@ -39,7 +39,7 @@ class WindowLoader:
 
     def __init__(
         self,
-        dataset: WindowDataset,
+        dataset: WindowDataset | MixedWindows,
         batch_size: int,
         *,
         shuffle: bool | Literal["windowed"] = True,
@@ -59,7 +59,7 @@ class WindowLoader:
         """Prepares; the first batch is fetched when iteration begins.
 
         Args:
-            dataset: What to read.
+            dataset: What to read; several outputs as `MixedWindows`.
             batch_size: Windows a batch, of each rank.
             shuffle: True: a true permutation of all windows. "windowed": a permutation within a few shards at a time,
                 for bytes that are far away. False: the dataset's order.
@@ -88,7 +88,7 @@ class WindowLoader:
         self._dataset = dataset
         rank, world_size = rank_and_world_size(rank, world_size)
         self._dealing: dict[str, Any] = {
-            "num_items": len(dataset),
+            "num_items": dataset.epoch_size,
             "batch_size": batch_size,
             "rank": rank,
             "world_size": world_size,
@@ -96,7 +96,7 @@ class WindowLoader:
             "drop_last": drop_last,
         }
         Deal(**self._dealing)
-        self._skipping = Skipping(on_error, max_skipped, num_windows=len(dataset), world_size=world_size)
+        self._skipping = Skipping(on_error, max_skipped, num_windows=dataset.epoch_size, world_size=world_size)
         self._num_threads = num_threads or len(os.sched_getaffinity(0))
         if self._num_threads < 1 or prefetch_batches < 0:
             raise UsageError(
@@ -140,7 +140,7 @@ class WindowLoader:
                         continue
                     tensors = self._moved(self._dataset.collate(batch, items, seeds=(self._seed, epoch)))
                     reached = deal.position_after(number + 1)
-                    self._reached = (epoch, reached) if reached < len(self._dataset) else (epoch + 1, 0)
+                    self._reached = (epoch, reached) if reached < self._dataset.epoch_size else (epoch + 1, 0)
                     yield tensors
                 self._reached = self._next
                 self._skipping.end()
@@ -150,9 +150,9 @@ class WindowLoader:
     def _order(self, epoch: int) -> Order:
         if self._shuffle == "windowed":
             return WindowedShuffle(self._storage_order, seed=self._seed, epoch=epoch, window_shards=self._window_shards)
-        if self._shuffle:
-            return Permutation(len(self._dataset), seed=self._seed, epoch=epoch)
-        return Identity(len(self._dataset))
+        size = self._dataset.epoch_size
+        order = Permutation(size, seed=self._seed, epoch=epoch) if self._shuffle else Identity(size)
+        return self._dataset.epoch_order(order, seed=self._seed, epoch=epoch, shuffle=bool(self._shuffle))
 
     @functools.cached_property
     def _storage_order(self) -> StorageOrder:
@@ -191,7 +191,7 @@ class WindowLoader:
             details = ", ".join(f"{key} is {state.get(key)!r}, here {expected[key]!r}" for key in different)
             raise UsageError(f"The state belongs to another loader: {details}. Make the loader as that one was made.")
         epoch, position = state["epoch"], state["position"]
-        sound = type(epoch) is type(position) is int and epoch >= 0 and 0 <= position <= len(self._dataset)
+        sound = type(epoch) is type(position) is int and epoch >= 0 and 0 <= position <= self._dataset.epoch_size
         if not sound:
             raise UsageError(
                 f"The state is damaged: expected an epoch and a position in it, got {epoch!r}, {position!r}."
@@ -219,14 +219,16 @@ class WindowLoader:
             batch, items, tasks = ahead.popleft()
             yield skipping.without(batch, items, [damaged for task in tasks for damaged in task.result()])
 
-    def _found(self, deal: Deal, order: Order) -> Iterator[tuple[NDArray[np.int64], Located]]:
+    def _found(self, deal: Deal, order: Order) -> Iterator[tuple[NDArray[np.int64], Places]]:
         """Per batch its items, and where they lie; found for many batches at once: for one it costs nearly as much."""
         batches = deal.batches()
         while block := list(islice(batches, max(1, _FOUND_AT_ONCE // self._dealing["batch_size"]))):
             items = order(np.concatenate([np.arange(*positions) for positions in block]))
-            located = self._dataset.locate(items)
             stops = list(accumulate(stop - start for start, stop in block))
-            for part in map(slice, [0, *stops], stops):
+            parts = [slice(start, stop) for start, stop in zip([0, *stops], stops, strict=False)]
+            items = np.concatenate([self._dataset.arranged(items[part]) for part in parts])
+            located = self._dataset.locate(items)
+            for part in parts:
                 yield items[part], located[part]
 
     def _num_parts(self, num_items: int, *, is_first: bool) -> int:

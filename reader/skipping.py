@@ -9,14 +9,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias, TypeVar, get_args
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from predecode.reader.batch import Batch, BatchReader
-from predecode.reader.split import Located
+from predecode.reader.batch import Batch
 from predecode.transforms.errors import FormatError, UsageError
 
 OnError: TypeAlias = Literal["raise", "skip"]
@@ -34,6 +33,21 @@ _FIRST = 5
 
 _LOGGER = logging.getLogger("predecode.reader")
 _Part = TypeVar("_Part")
+
+
+class Places(Protocol):
+    """Where items lie; a slice of it is that of some of them."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: slice) -> Places: ...
+
+
+class Filler(Protocol):
+    """What fills places of a batch: `BatchReader`, or several of them, with the places that they know."""
+
+    def fill(self, batch: Batch, first_place: int, items: Any) -> None:
+        """Fills consecutive places of a batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +113,7 @@ class Skipping:
         self._worker = worker
         self._first = []
 
-    def fill(self, reader: BatchReader, batch: Batch, first_place: int, items: Located) -> list[Damaged]:
+    def fill(self, reader: Filler, batch: Batch, first_place: int, items: Places) -> list[Damaged]:
         """Fills places of a batch as `BatchReader.fill` does; several threads may do so at once.
 
         Returns:

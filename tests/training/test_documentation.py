@@ -27,9 +27,10 @@ ONE_GLOO_PORT_EACH = ("--standalone", "--nproc-per-node")
 
 @pytest.fixture(scope="module")
 def folder(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where out/windows is, with both splits."""
+    """Where out/windows is, with both splits, and out/more."""
     folder = tmp_path_factory.mktemp("documentation")
     materialize_some(data_dir, folder, anchor_stride=4, validation_fraction=0.4)
+    run(data_dir / "pusht_v30", folder / "out" / "more", delta_indices=as_option(DIFFUSION), episodes="0")
     assert (folder / "out" / "windows" / "val").is_dir()
     return folder
 
