@@ -76,7 +76,7 @@ class PolicyWindows:
         if self.actions is not None and _ACTION not in names:
             raise UsageError(
                 f"--policy: {self.policy} trains on a feature named {_ACTION!r}, which is not there. The dataset has: "
-                f"{', '.join(names)}. Give the windows with --delta-indices, or rename the feature in the dataset."
+                f"{', '.join(names)}. Give it that name with --rename, or give the windows with --delta-indices."
             )
         found = ((name, self._deltas(name)) for name in names)
         return {name: deltas for name, deltas in found if deltas is not None}
