@@ -60,6 +60,8 @@ def kill(signals: list[signal.Signals]) -> None:
     for number, each in enumerate(signals):
         time.sleep(0.3 * number)
         os.kill(os.getpid(), each)
+    if len(signals) > 1:
+        time.sleep(20)  # The second ends the process when its main thread comes to it: nothing is published till then.
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from predecode.pipeline import progress
-from predecode.pipeline.progress import Progress, count_shards
+from predecode.pipeline.committed import count_shards
+from predecode.pipeline.progress import Progress
 from predecode.transforms.storage import Folder
 from tests.pipeline.running import run
 
