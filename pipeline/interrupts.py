@@ -36,8 +36,9 @@ class Interrupts:
         self._previous: Any = None
 
     def __enter__(self) -> Self:
-        """Takes over from Python's own handler, where there is one: only the main thread may."""
-        if threading.current_thread() is threading.main_thread():
+        """Takes over, where this is the main thread and a SIGINT is not to be ignored, as in a shell's background."""
+        is_main = threading.current_thread() is threading.main_thread()
+        if is_main and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
             self._previous = signal.signal(signal.SIGINT, self._handle)
         return self
 

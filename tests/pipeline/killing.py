@@ -58,12 +58,13 @@ def install(moment: str) -> None:
 def kill(signals: list[signal.Signals]) -> None:
     """Sends this process signals, with time in between for what each begins."""
     for number, each in enumerate(signals):
-        time.sleep(0.3 * number)
+        time.sleep(2 * number)  # The main thread may be busy in C for a while, and two signals would be one.
         os.kill(os.getpid(), each)
     if len(signals) > 1:
         time.sleep(20)  # The second ends the process when its main thread comes to it: nothing is published till then.
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # A shell's background ignores it.
     install(sys.argv[1])
     sys.exit(main(sys.argv[2:]))

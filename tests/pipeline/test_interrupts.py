@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from predecode.pipeline.cli import EXIT_DONE, EXIT_FAILED, main
+from predecode.pipeline.interrupts import Interrupts
 from tests.pipeline.running import run, run_killed, tree
 
 NUM_SHARDS = 16
@@ -66,6 +68,18 @@ def test_twice_leaves_at_once(data_dir: Path, tmp_path: Path, reference: dict[st
     assert tree(output) == reference
 
 
+def test_what_is_to_be_ignored_stays_ignored() -> None:
+    """As for a job that a script has put into the background."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with Interrupts(EXIT_FAILED) as interrupts:
+            signal.raise_signal(signal.SIGINT)
+        assert not interrupts.happened
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 INTERRUPTED_IMPORT = """
 import os, signal, sys
 
@@ -75,6 +89,7 @@ class Interrupting:
             sys.meta_path.remove(self)
             os.kill(os.getpid(), signal.SIGINT)
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # A shell's background ignores it.
 sys.meta_path.insert(0, Interrupting())
 from predecode.pipeline.cli import main
 sys.exit(main(sys.argv[2:]))
