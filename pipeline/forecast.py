@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 
 from predecode.transforms.sizes import size_text
+
+_MAX_REASONS = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,43 +68,42 @@ class Forecast:
         return json.dumps(asdict(self))
 
     def __str__(self) -> str:
+        return "\n".join([*self._work(), *self._place(), *self._problems(), *self._basis()])
+
+    def _work(self) -> Iterator[str]:
         windows = ", ".join(f"{count:,} {split}" for split, count in self.anchors.items())
-        per_window = size_text(round(self.output_bytes / max(1, sum(self.anchors.values()))))
+        yield f"{self.episodes:,} episodes, windows: {windows}"
         kept = f" ({self.shards_kept:,} are there)" if self.shards_kept else ""
-        lines = [
-            f"{self.episodes:,} episodes, windows: {windows}",
-            f"{self.frames:,} images in {self.shards:,} shards{kept}; {self.frames_decoded:,} frames to decode",
-            (
-                f"{size_text(self.source_bytes)} to read, about {size_text(self.bytes_to_write)} to write "
-                f"({per_window} a window)"
-            ),
-            (
-                f"about {time_text(self.seconds)} on this machine with {self.threads} threads; "
-                f"{self.core_hours:,.2f} core-hours on a cluster of such cores"
-            ),
-        ]
+        yield f"{self.frames:,} images in {self.shards:,} shards{kept}; {self.frames_decoded:,} frames to decode"
+        per_window = size_text(round(self.output_bytes / max(1, sum(self.anchors.values()))))
+        read, write = size_text(self.source_bytes), size_text(self.bytes_to_write)
+        yield f"{read} to read, about {write} to write ({per_window} a window)"
+        here = f"about {time_text(self.seconds)} on this machine with {self.threads} threads"
+        yield f"{here}; {self.core_hours:,.2f} core-hours on a cluster of such cores"
+
+    def _place(self) -> Iterator[str]:
         if self.free_bytes is not None:
-            lines.append(f"{size_text(self.free_bytes)} free at {self.output}")
+            yield f"{size_text(self.free_bytes)} free at {self.output}"
             if self.free_bytes < self.bytes_to_write:
-                lines.append("That is NOT ENOUGH: choose another OUTPUT, a smaller --image-size, or another codec.")
+                yield "That is NOT ENOUGH: choose another OUTPUT, a smaller --image-size, or another codec."
         if self.difference:
-            lines.append(self.difference)
+            yield self.difference
+
+    def _problems(self) -> Iterator[str]:
         if self.quarantined:
-            lines.append(
-                f"{self.episodes_quarantined:,} episodes ({self.anchors_quarantined:,} windows) cannot be used; the "
-                "job fails, or leaves them out with --on-error=quarantine:"
-            )
-            lines += [f"  {count:,} windows: {reason}" for reason, count in list(self.quarantined.items())[:10]]
-            if len(self.quarantined) > 10:
-                lines.append(f"  and {len(self.quarantined) - 10} more reasons")
+            what = f"{self.episodes_quarantined:,} episodes ({self.anchors_quarantined:,} windows)"
+            yield f"{what} cannot be used; the job fails, or leaves them out with --on-error=quarantine:"
+            shown = list(self.quarantined.items())[:_MAX_REASONS]
+            yield from (f"  {count:,} windows: {reason}" for reason, count in shown)
+            if len(self.quarantined) > len(shown):
+                yield f"  and {len(self.quarantined) - len(shown)} more reasons"
         if self.segments_failed:
-            lines.append(f"{len(self.segments_failed)} of the segments tried cannot be read, the first:")
-            lines.append(f"  {self.segments_failed[0]}")
-        lines.append(
-            f"Bytes and time are judged by {self.segments_tried} of {self.segments:,} segments, decoded and encoded "
-            "for real. Nothing was written."
-        )
-        return "\n".join(lines)
+            yield f"{len(self.segments_failed)} of the segments tried cannot be read, the first:"
+            yield f"  {self.segments_failed[0]}"
+
+    def _basis(self) -> Iterator[str]:
+        tried = f"{self.segments_tried:,} of {self.segments:,} segments"
+        yield f"Bytes and time are judged by {tried}, decoded and encoded for real. Nothing was written."
 
 
 def time_text(seconds: float) -> str:

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from predecode.pipeline.forecast import Forecast
 from predecode.pipeline.job_plan import JobPlan, Shard, plan_job
@@ -47,33 +48,39 @@ def forecast_job(
     seconds_to_plan = time.monotonic() - started
     trial = _try_some(plan, to_write or shards, num_threads)
     thread_seconds = sum(shard.num_anchors for shard in to_write) * trial.seconds_per_anchor
-    segments = _segments_of(shards)
-    frames, frames_decoded = count_images(plan, segments)
-    source = Folder.of(options.source, json.loads(options.storage_options_json))
     return Forecast(
-        source=source.url,
-        output=plan.recipe.output.url,
-        episodes=len({segment.episode_index for segment in segments}),
-        anchors=_anchors_by_split(plan, shards),
-        frames=frames,
-        frames_decoded=frames_decoded,
-        shards=len(shards),
+        **_what_is_planned(plan, shards),
         shards_kept=len(kept),
-        source_bytes=source.total_bytes(),
+        source_bytes=Folder.of(options.source, json.loads(options.storage_options_json)).total_bytes(),
         output_bytes=sum(tar_bytes(shard.num_anchors, trial) for shard in shards),
         bytes_to_write=sum(tar_bytes(shard.num_anchors, trial) for shard in to_write),
         seconds=round(seconds_to_plan + thread_seconds / num_threads, 1),
         core_hours=round(thread_seconds / 3600, 4),
         threads=num_threads,
         free_bytes=free_bytes(plan.recipe.output),
-        anchors_quarantined=sum(part.num_anchors for part in plan.left_out),
-        quarantined=_anchors_by_reason(plan.left_out),
-        episodes_quarantined=len({part.episode_index for part in plan.left_out}),
         segments_tried=len(trial.anchors),
-        segments=len(segments),
         segments_failed=tuple(trial.failures),
         difference=find_difference(plan),
     )
+
+
+def _what_is_planned(plan: JobPlan, shards: Sequence[Shard]) -> dict[str, Any]:
+    """The fields of a forecast that are known without trying anything."""
+    segments = _segments_of(shards)
+    frames, frames_decoded = count_images(plan, segments)
+    return {
+        "source": Folder.of(plan.recipe.options.source).url,
+        "output": plan.recipe.output.url,
+        "episodes": len({segment.episode_index for segment in segments}),
+        "anchors": _anchors_by_split(plan, shards),
+        "frames": frames,
+        "frames_decoded": frames_decoded,
+        "shards": len(shards),
+        "anchors_quarantined": sum(part.num_anchors for part in plan.left_out),
+        "quarantined": _anchors_by_reason(plan.left_out),
+        "episodes_quarantined": len({part.episode_index for part in plan.left_out}),
+        "segments": len(segments),
+    }
 
 
 def _try_some(plan: JobPlan, shards: Iterable[Shard], num_threads: int) -> Trial:

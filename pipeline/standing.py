@@ -28,7 +28,8 @@ def find_kept(plan: JobPlan) -> frozenset[tuple[str, int]]:
     places = (output, staging_of(output))
 
     def is_there(shard: ShardPlan) -> bool:
-        return find_commit(places, shard.split, shard.number, shard.plan_hash) is not None
+        commit = find_commit(places, shard.split, shard.number, shard.plan_hash)
+        return commit is not None and not (plan.recipe.options.extend and commit[1].lost)  # Those are tried again.
 
     with ThreadPoolExecutor(_READERS) as pool:
         shards = list(_shard_plans(plan))

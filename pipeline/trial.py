@@ -17,6 +17,7 @@ from predecode.transforms.recipe import Recipe
 from predecode.transforms.samples import SegmentEncoder
 from predecode.transforms.shard_writer import index_table, tar_blocks
 from predecode.transforms.shards import Segment
+from predecode.transforms.sources.base import SourceReader
 
 MIN_SEGMENTS = 16
 """Fewer say too little of how much segments differ."""
@@ -107,24 +108,29 @@ def try_segments(
             while (segment := next_segment()) is not None:
                 started = time.perf_counter()
                 try:
-                    samples = encoder.encode(reader, episodes[segment.episode_index], segment).samples
+                    size_bytes = _try(encoder, reader, episodes[segment.episode_index], segment)
                 except DataError as error:
                     with lock:
                         trial.failures.append(str(error))
                     continue
-                content = b"".join(block for sample in samples for block in tar_blocks(sample))
-                hashlib.sha256(content)
-                members = samples[0].members
-                index_table(samples, {extension: isinstance(part, list) for extension, part in members.items()})
                 with lock:
                     trial.thread_seconds += time.perf_counter() - started
                     trial.anchors.append(segment.num_anchors)
-                    trial.tar_bytes.append(len(content))
+                    trial.tar_bytes.append(size_bytes)
 
     with ThreadPoolExecutor(num_threads) as pool:
         for future in [pool.submit(work) for _ in range(num_threads)]:
             future.result()
     return trial
+
+
+def _try(encoder: SegmentEncoder, reader: SourceReader, episode: Episode, segment: Segment) -> int:
+    """Does with a segment all that the job does but for writing; gives its size in a tar."""
+    samples = encoder.encode(reader, episode, segment).samples
+    content = b"".join(block for sample in samples for block in tar_blocks(sample))
+    hashlib.sha256(content)
+    index_table(samples, {extension: isinstance(part, list) for extension, part in samples[0].members.items()})
+    return len(content)
 
 
 def spread_order(count: int) -> Iterator[int]:
