@@ -149,13 +149,15 @@ def _add_verify(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "verify",
         help="whether an output is all there",
         description="Reads every byte of an output and compares it with the manifest: after a copy to another disk or "
-        "bucket this tells that it arrived. Exit status 1 where something is missing, has changed, or is too much.",
+        "bucket this tells that it arrived. With --source also compares every window with values computed anew from "
+        "the dataset. Exit status 1 where something is missing, has changed, or is too much.",
         epilog=examples.VERIFY,
     )
     _add_output(parser)
     add = parser.add_argument
+    add("--source", metavar="SRC", help="the LeRobot dataset that the output was made from, to compare windows with")
     add("--repair", action="store_true", help="the next `predecode materialize` writes what is damaged, and only it")
-    add("--threads", type=_at_least_one, metavar="N", help="files read at once; default: the cores, at least 8")
+    add("--threads", type=_at_least_one, metavar="N", help="files or episodes read at once; default: by the cores")
     add("--no-progress", action="store_true", help="no progress on standard error")
     add("--json", action="store_true", help="one JSON object on standard output")
     _add_common(parser)

@@ -236,22 +236,20 @@ def _preview(parsed: argparse.Namespace, _: Sequence[str]) -> None:
 
 
 def _verify(parsed: argparse.Namespace, _: Sequence[str]) -> int:
-    from predecode.reader.verification import repair_output, verify_output
+    from predecode.reader.verify_command import verify
 
-    options = _storage_options(parsed)
-    show_progress = sys.stderr.isatty() and not parsed.no_progress
-    found = verify_output(parsed.output, options, num_threads=parsed.threads, show_progress=show_progress)
-    print(found.to_json() if parsed.json else found)
-    if parsed.repair:
-        repair_output(parsed.output, options, found)
-    if found.problems:
-        first = "Now run" if parsed.repair else "Copy these files again, or run this with --repair and then"
-        print(
-            f"{first} the same `predecode materialize` as before: it writes {len(found.damaged_shards)} shards anew, "
-            "and what describes them.",
-            file=sys.stderr,
-        )
-    return EXIT_DONE if found.is_sound else EXIT_FAILED
+    verified = verify(
+        parsed.output,
+        parsed.source,
+        _storage_options(parsed),
+        repair=parsed.repair,
+        num_threads=parsed.threads,
+        show_progress=sys.stderr.isatty() and not parsed.no_progress,
+    )
+    print(verified.to_json() if parsed.json else verified)
+    if verified.advice:
+        print(verified.advice, file=sys.stderr)
+    return EXIT_DONE if verified.is_sound else EXIT_FAILED
 
 
 def _no_command(_: argparse.Namespace, __: Sequence[str]) -> NoReturn:

@@ -7,10 +7,9 @@ the job wrote, wherever it was copied to since.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -85,10 +84,9 @@ class Verification:
         """Shards that have to be written again, such as "train/shard-00003"."""
         return tuple(sorted({problem.path.split(".")[0] for problem in self.problems if "/shard-" in problem.path}))
 
-    def to_json(self) -> str:
-        """One JSON object."""
-        content: dict[str, Any] = asdict(self)
-        return json.dumps({**content, "damaged_shards": self.damaged_shards, "sound": self.is_sound})
+    def content(self) -> dict[str, Any]:
+        """As plain JSON."""
+        return {**asdict(self), "damaged_shards": self.damaged_shards, "sound": self.is_sound}
 
     def __str__(self) -> str:
         """For a person."""
@@ -161,21 +159,20 @@ def verify_output(
     return Verification(str(folder), len(described), total, tuple(problems), tuple(strays))
 
 
-def repair_output(url: str, storage_options: Mapping[str, Any] | None, verification: Verification) -> None:
+def repair_output(url: str, storage_options: Mapping[str, Any] | None, damaged_shards: Iterable[str]) -> None:
     """Takes the claim to be complete from an output and from its damaged shards; the job then writes just these anew.
 
     Args:
         url: The output that was verified.
         storage_options: For fsspec.
-        verification: What was found; nothing is done where that is nothing.
+        damaged_shards: Such as "train/shard-00003".
 
     Raises:
         OutputError: storage refuses.
     """
     folder = Folder.of(url, storage_options)
-    if verification.problems:
-        folder.remove(MANIFEST_FILE)
-    for shard in verification.damaged_shards:
+    folder.remove(MANIFEST_FILE)
+    for shard in damaged_shards:
         folder.remove(f"{shard}.json")
 
 
