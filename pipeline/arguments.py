@@ -56,6 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     inspect.add_argument("--json", action="store_true", help="one JSON object on standard output")
     _add_common(inspect)
     _add_preview(commands)
+    _add_report(commands)
     _add_verify(commands)
     return parser
 
@@ -141,6 +142,22 @@ def _add_preview(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add("--episode", type=_number, metavar="N", help="only windows of this episode")
     add("--frames", type=_frames, metavar="START:STOP", help="only anchors at these frames of it, half-open")
     add("--index", type=_number, metavar="N", help="only this window, by its number in WindowDataset")
+    _add_common(parser)
+
+
+def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "report",
+        help="an output on one page",
+        description="Writes one self-contained HTML page: what was asked for and what came out, fidelity, lengths, "
+        "padding, distributions, duplicates and stuck cameras, quarantine, and a contact sheet.",
+        epilog=examples.REPORT,
+    )
+    _add_output(parser)
+    add = parser.add_argument
+    add("page", metavar="PAGE", help="the .html file to write")
+    add("--source", metavar="SRC", help="the LeRobot dataset that it was made from: frames are shown beside its own")
+    add("--no-progress", action="store_true", help="no progress on standard error")
     _add_common(parser)
 
 

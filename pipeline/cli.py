@@ -235,6 +235,19 @@ def _preview(parsed: argparse.Namespace, _: Sequence[str]) -> None:
     print(f"Drew {drawn} windows: {picture}")
 
 
+def _write_report(parsed: argparse.Namespace, _: Sequence[str]) -> None:
+    from predecode.reader.report import write_report
+
+    write_report(
+        parsed.output,
+        parsed.page,
+        source=parsed.source,
+        storage_options=json.loads(parsed.storage_options),
+        show_progress=sys.stderr.isatty() and not parsed.no_progress,
+    )
+    print(f"Wrote {parsed.page}")
+
+
 def _verify(parsed: argparse.Namespace, _: Sequence[str]) -> int:
     from predecode.reader.verify_command import verify
 
@@ -261,6 +274,7 @@ _COMMANDS: Mapping[str | None, Callable[[argparse.Namespace, Sequence[str]], int
     "plan": _plan,
     "inspect": _inspect,
     "preview": _preview,
+    "report": _write_report,
     "verify": _verify,
     None: _no_command,
 }

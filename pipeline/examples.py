@@ -50,9 +50,15 @@ examples:
 
 Padded slots are marked. --frames are the anchors' frame numbers, half-open."""
 
+REPORT = """\
+examples:
+  predecode report out/pusht pusht.html
+  predecode report out/pusht pusht.html --source data/pusht           the worst frames beside their originals"""
+
 VERIFY = """\
 examples:
   predecode verify out/pusht
+  predecode verify out/pusht --source data/pusht                      every window against the dataset, too
   predecode verify s3://bucket/pusht --threads 32
   predecode verify out/pusht --repair                                 what is damaged is prepared to be written anew,
   predecode materialize data/pusht out/pusht --policy diffusion       by the same command as before"""

@@ -137,14 +137,16 @@ def certify_output(
         OSError: storage fails.
     """
     folder = Folder.of(url, storage_options)
-    comparison = _Comparison.open(folder, Folder.of(source, storage_options))
     certificate = Certificate(str(folder), source)
-    certificate.note(comparison.general_differences())
-    if certificate.is_sound:
-        total = sum(split.num_items for split in comparison.splits.values())
-        bar = tqdm(total=total, unit=" windows", file=sys.stderr, disable=not show_progress)
-        with bar:
-            comparison.run(certificate, num_threads or os.cpu_count() or 1, bar.update)
+    try:
+        comparison = _Comparison.open(folder, Folder.of(source, storage_options))
+        certificate.note(comparison.general_differences())
+        if certificate.is_sound:
+            total = sum(split.num_items for split in comparison.splits.values())
+            with tqdm(total=total, unit=" windows", file=sys.stderr, disable=not show_progress) as bar:
+                comparison.run(certificate, num_threads or os.cpu_count() or 1, bar.update)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise FormatError(f"{folder}: manifest.json or plan.json lacks something: {error!r:.200}.") from error
     return certificate
 
 

@@ -145,7 +145,7 @@ class Block:
 
 def draw_sheet(title: str, subtitle: str, blocks: Sequence[Block]) -> Image.Image:
     """Draws windows one below the other, with a title and a legend."""
-    width = max(MIN_WIDTH, *(row.width for block in blocks for row in block.rows))
+    width = max([MIN_WIDTH, *(row.width for block in blocks for row in block.rows)])
     sheet = _Sheet(width, 2 * MARGIN + 5 * LINE_HEIGHT + sum(block.height for block in blocks))
     sheet.text((MARGIN, MARGIN), title, size=18)
     sheet.text((MARGIN, MARGIN + 26), subtitle, color=FAINT_COLOR)
