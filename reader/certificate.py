@@ -33,6 +33,7 @@ from predecode.transforms.features import Kind
 from predecode.transforms.format import PLAN_FILE, QUARANTINE_FILE, shard_stem
 from predecode.transforms.manifest import read_manifest
 from predecode.transforms.plan_file import read_plan
+from predecode.transforms.staging import described_files
 from predecode.transforms.storage import Folder
 
 MAX_SHOWN = 20
@@ -170,7 +171,9 @@ class _Comparison:
 
     @classmethod
     def open(cls, folder: Folder, source: Folder) -> _Comparison:
-        manifest, plan = read_manifest(folder), read_plan(folder)
+        manifest = read_manifest(folder)
+        folder = described_files(folder, manifest)
+        plan = read_plan(folder)
         if plan is None:
             raise FormatError(f"{folder.path(PLAN_FILE)}: expected what was asked for, found no such file.")
         item_format = ItemFormat.of(manifest)

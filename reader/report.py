@@ -11,6 +11,7 @@ from typing import Any
 from safetensors import SafetensorError
 from tqdm import tqdm
 
+from predecode.reader.choosing import Choice
 from predecode.reader.preview import draw_preview
 from predecode.reader.report_data import gather_report
 from predecode.reader.report_fidelity import MAX_FRAMES, compare_frames
@@ -18,6 +19,7 @@ from predecode.reader.report_page import report_page
 from predecode.reader.split import SplitIndex
 from predecode.transforms.errors import FormatError, OutputError, PredecodeError
 from predecode.transforms.manifest import read_manifest
+from predecode.transforms.staging import described_files
 from predecode.transforms.storage import Folder
 
 _SHEET_WINDOWS = 4
@@ -68,6 +70,7 @@ def _page(
     show_progress: bool,
 ) -> str:
     manifest = read_manifest(folder)
+    folder = described_files(folder, manifest)
     splits = {name: SplitIndex(folder, manifest, name) for name in manifest["splits"]}
     total = sum(split.num_items for split in splits.values())
     fidelity = None
@@ -88,6 +91,12 @@ def _contact_sheet(
         if split.num_items:
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "sheet.png"
-                draw_preview(url, str(path), split=name, num_windows=_SHEET_WINDOWS, storage_options=storage_options)
+                draw_preview(
+                    url,
+                    str(path),
+                    split=name,
+                    choice=Choice(num_windows=_SHEET_WINDOWS),
+                    storage_options=storage_options,
+                )
                 return path.read_bytes()
     return None

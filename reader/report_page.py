@@ -8,12 +8,12 @@ from itertools import islice
 import numpy as np
 
 from predecode.reader.charts import NARROW, Histogram, bars, meter
-from predecode.reader.inspection import compact
 from predecode.reader.markup import Markup, element, escaped, group, picture, png, table
 from predecode.reader.report_data import MAX_VALUES, MIN_STUCK_FRAMES, ReportData
 from predecode.reader.report_fidelity import CameraFidelity, ComparedFrame
 from predecode.reader.report_style import STYLE
 from predecode.transforms.sizes import size_text
+from predecode.transforms.windows import compact
 
 MAX_LISTED = 50
 _DIFFERENCE_GAIN = 8
