@@ -1,4 +1,4 @@
-"""Bytes of an output by range: by `pread` where it is local, by fsspec's `cat_ranges` where it is far away.
+"""Bytes of an output by range: by `pread` where it is local, by many requests at once where it is far away.
 
 Ranges that lie close together are read as one. Readers may be called by many threads at once, hold no lock while they
 read, and go on working in forked and, pickled, in spawned processes.
@@ -7,21 +7,18 @@ read, and go on working in forked and, pickled, in spawned processes.
 from __future__ import annotations
 
 import functools
-import json
 import os
 import resource
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
-import fsspec
-
 from predecode.transforms.errors import FormatError
+from predecode.transforms.remote import EndOfFileError, FileRange
 from predecode.transforms.storage import Folder
 
-Range: TypeAlias = tuple[str, int, int]
+Range: TypeAlias = FileRange
 """Path relative to the output, first byte, byte behind the last."""
-
 REMEDY = "The shard is damaged or of another output; removing it and running the job again writes it anew."
 
 MAX_NEAR_GAP_BYTES = 4 << 10
@@ -176,76 +173,28 @@ class NearRanges:
         return content
 
 
-def _open_filesystem(folder: Folder, _: int) -> fsspec.AbstractFileSystem:
-    filesystem, _ = fsspec.core.url_to_fs(folder.url, **json.loads(folder.options_json))
-    return filesystem
-
-
 class FarRanges:
-    """Reads files behind any fsspec URL, many at a time where its file system can; fsspec's `batch_size` limits them.
+    """Reads files behind any fsspec URL, many at a time where its file system can.
 
     What it holds is what was asked for and the gaps, at most `MAX_FAR_GAP_BYTES` a range.
     """
 
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
-        # One for all threads, so that they share connections, but one for each process: they don't survive a fork.
-        self._filesystem = functools.lru_cache(1)(functools.partial(_open_filesystem, folder))
-        self._path = functools.lru_cache(None)(folder.path)  # Of an extended output it has to look.
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return FarRanges, (self._folder,)
 
     def read_ranges(self, ranges: Sequence[Range]) -> list[bytes | memoryview]:
         """See `RangeReader`."""
         spans = join_ranges(ranges, max_gap_bytes=MAX_FAR_GAP_BYTES)
-        if not spans:
-            return _cut(ranges, spans, [])
-        contents = self._fetch(spans)
-        if any(isinstance(content, FileNotFoundError) for content in contents):
-            self._path.cache_clear()  # What was staged has come to its place.
-            contents = self._fetch(spans)
-        return _cut(ranges, spans, [self._check(*pair) for pair in zip(spans, contents, strict=True)])
+        try:
+            contents = self._folder.fetch([(span.path, span.start, span.stop) for span in spans])
+        except FileNotFoundError as error:
+            raise missing(self._folder, str(error.filename or spans[0].path)) from None
+        except EndOfFileError as error:
+            raise truncated(self._folder, error.name, error.expected_bytes, error.found_bytes) from None
+        return _cut(ranges, spans, contents)
 
     def close(self) -> None:
-        """See `RangeReader`."""
-        self._filesystem.cache_clear()
-
-    def _fetch(self, spans: Sequence[Span]) -> list[bytes | Exception]:
-        filesystem = self._filesystem(os.getpid())
-        contents: list[bytes | Exception] = filesystem.cat_ranges(
-            [filesystem._strip_protocol(self._path(span.path)) for span in spans],
-            [span.start for span in spans],
-            [span.stop for span in spans],
-            on_error="return",
-        )
-        return contents
-
-    def _check(self, span: Span, content: bytes | Exception) -> bytes:
-        if isinstance(content, BaseException):
-            raise self._explain(span, content) from content
-        if len(content) < span.stop - span.start:
-            raise truncated(self._folder, span.path, span.stop, span.start + len(content))
-        if len(content) > span.stop - span.start:
-            raise OSError(
-                f"{self._folder.path(span.path)}: asked for bytes {span.start} to {span.stop}, got {len(content)}. "
-                "This storage does not serve byte ranges: copy the output to one that does, or to a local disk."
-            )
-        return content
-
-    def _explain(self, span: Span, error: Exception) -> Exception:
-        """What to raise: storages differ in what they say of a range behind the end of a file."""
-        if isinstance(error, FileNotFoundError):
-            return missing(self._folder, span.path)
-        try:
-            size_bytes = self._folder.size(span.path)
-        except Exception:  # noqa: BLE001 - fsspec lets the errors of all its libraries through; the first one tells.
-            size_bytes = span.stop
-        if size_bytes is not None and size_bytes < span.stop:
-            return truncated(self._folder, span.path, span.stop, size_bytes)
-        if isinstance(error, OSError):
-            return error
-        return OSError(f"{self._folder.path(span.path)}: cannot read bytes {span.start} to {span.stop}: {error!r:.200}")
+        """See `RangeReader`: it has none open."""
 
 
 def missing(folder: Folder, name: str) -> FormatError:

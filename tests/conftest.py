@@ -14,6 +14,7 @@ LEROBOT_PYTHON = "PREDECODE_LEROBOT_PYTHON"
 FLINK = "PREDECODE_FLINK"
 PRISM = "PREDECODE_PRISM"
 DATAFLOW_PYTHON = "PREDECODE_DATAFLOW_PYTHON"
+OBJECT_STORES = "PREDECODE_OBJECT_STORES"
 NO_SKIP = "PREDECODE_NO_SKIP"
 
 
@@ -22,6 +23,7 @@ NEEDS = (
     ("needs_flink", FLINK, "the folder of a cluster that `scripts/flink-cluster up` has brought up"),
     ("needs_prism", PRISM, "the path of Beam's prism command, version 2.77.0"),
     ("needs_dataflow", DATAFLOW_PYTHON, "a Python interpreter that has predecode[dataflow]"),
+    ("needs_object_stores", OBJECT_STORES, "the folder that `scripts/object-stores` prints"),
 )
 """Per marker the environment variable that says where it is, and what that names."""
 

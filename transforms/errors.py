@@ -47,6 +47,12 @@ class OutputError(PredecodeError, OSError):
     retry_helps: ClassVar[bool] = True
 
 
+class StorageError(PredecodeError, OSError):
+    """An object store or a server refuses, or has not answered well for as long as it is waited for."""
+
+    retry_helps: ClassVar[bool] = True
+
+
 class PlanMismatchError(OutputError):
     """The output holds the shards of another plan."""
 

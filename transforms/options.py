@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from predecode.transforms.errors import UsageError
@@ -47,7 +47,7 @@ class MaterializeOptions:
         on_error: "fail", or "quarantine" to leave out what is bad, and list it.
         overwrite: Replace an output of another plan.
         extend: Take in what the source has got since the output was written; excludes `overwrite`.
-        storage_options_json: Options for fsspec, as a JSON object.
+        storage_options_json: Options for fsspec, as a JSON object; not shown, since it may hold credentials.
     """
 
     source: str
@@ -75,7 +75,7 @@ class MaterializeOptions:
     on_error: OnError = "fail"
     overwrite: bool = False
     extend: bool = False
-    storage_options_json: str = "{}"
+    storage_options_json: str = field(default="{}", repr=False)
 
     def __post_init__(self) -> None:
         """Checks what can be checked without the source.

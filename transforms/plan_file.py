@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from predecode.transforms.errors import OutputError, PlanMismatchError
+from predecode.transforms.errors import OutputError, PlanMismatchError, StorageError
 from predecode.transforms.format import MANIFEST_FILE, PLAN_FILE
 from predecode.transforms.hashing import digest
 from predecode.transforms.storage import TEMPORARY_MARK, Folder
@@ -73,6 +73,8 @@ def read_plan(output: Folder) -> dict[str, Any] | None:
         content = output.read(PLAN_FILE)
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except StorageError:
+        raise
     except OSError as error:
         raise OutputError(
             f"Cannot read {output.path(PLAN_FILE)}: {error.strerror or error}. Is the output's address right? What is "

@@ -121,7 +121,9 @@ def open_recipe(options: MaterializeOptions, job_id: str = "") -> Recipe:
         SourceError: the source cannot be used.
         UsageError: an option names what is not there.
     """
-    folder = Folder.of(options.source, json.loads(options.storage_options_json))
+    storage_options = json.loads(options.storage_options_json)
+    Folder.of(options.output, storage_options).check_writable()
+    folder = Folder.of(options.source, storage_options)
     source = open_source(
         folder,
         excluded=frozenset(options.exclude_features),

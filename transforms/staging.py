@@ -16,7 +16,7 @@ the next run of whatever kind does the rest. Nothing here imports Beam: readers 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -31,6 +31,7 @@ from predecode.transforms.format import (
 )
 from predecode.transforms.layout import Layout
 from predecode.transforms.manifest import manifest_bytes, read_manifest
+from predecode.transforms.remote import FileRange
 from predecode.transforms.storage import TEMPORARY_MARK, Folder
 
 _SHARD_FILE = re.compile(rf"({'|'.join(SPLITS)})/(shard-(\d+)\.(tar|index\.arrow|json)|(order|shards)\.arrow)")
@@ -54,6 +55,16 @@ class _OverlaidFolder(Folder):
             return staging_of(self).read(name)
         except FileNotFoundError:
             return Folder.read(self, name)
+
+    def fetch(self, ranges: Sequence[FileRange]) -> list[bytes]:
+        staging = staging_of(self)
+        staged = {name for name in {name for name, _, _ in ranges} if staging.size(name) is not None}
+        try:
+            found = iter(staging.fetch([wanted for wanted in ranges if wanted[0] in staged]))
+        except FileNotFoundError:  # Meanwhile all have come to their places: none goes before.
+            return Folder.fetch(self, ranges)
+        rest = iter(Folder.fetch(self, [wanted for wanted in ranges if wanted[0] not in staged]))
+        return [next(found if name in staged else rest) for name, _, _ in ranges]
 
     def size(self, name: str) -> int | None:
         size_bytes = staging_of(self).size(name)

@@ -1,7 +1,8 @@
 """The one place that touches storage: a folder on the local disk or behind any fsspec URL.
 
 Files are published whole or not at all: locally a temporary file in the same folder, fsync and an atomic rename
-(fsspec's own local `put` copies, and readers see partial files); remotely one put of a complete local file.
+(fsspec's own local `put` copies, and readers see partial files); remotely one put of a complete local
+file (`remote.py`).
 """
 
 from __future__ import annotations
@@ -12,20 +13,24 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from predecode.transforms.errors import OutputError, SourceError, UsageError
+from predecode.transforms.credentials import has_user
+from predecode.transforms.errors import OutputError, PredecodeError, SourceError, UsageError
+from predecode.transforms.far_file import FarFile
+from predecode.transforms.remote import FileRange, RemoteFolder
 
 TEMPORARY_MARK = ".tmp-"
 """Every unfinished file has this in its name; nothing else may."""
 
 _MAX_PATH_LENGTH = 1024
+_READ_ONLY = ("http", "https")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,24 +43,50 @@ class Folder:
     """
 
     url: str
-    options_json: str = "{}"
+    options_json: str = field(default="{}", repr=False)
 
     @classmethod
     def of(cls, url: str, storage_options: Mapping[str, Any] | None = None) -> Folder:
         """Describes a folder; touches nothing.
 
+        Args:
+            url: Local path or fsspec URL.
+            storage_options: For fsspec; where source and output differ, the options of each by its scheme:
+                `{"s3": {...}, "hf": {...}}`.
+
         Raises:
-            UsageError: an empty URL, or an unknown scheme.
+            UsageError: an empty URL, an unknown scheme, or an address that holds credentials.
         """
         if not url or "\0" in url:
             raise UsageError(f"Expected a folder's path or URL, got {url!r}.")
         protocol = url.split("://", 1)[0] if "://" in url else "file"
         if protocol not in fsspec.available_protocols():
             known = ", ".join(sorted(fsspec.available_protocols()))
-            raise UsageError(f"{url}: there is no storage {protocol!r}. Known to fsspec are: {known}.")
+            raise UsageError(
+                f"{protocol:.40}://...: there is no storage {protocol!r:.40}. Known to fsspec are: {known}."
+            )
         if protocol == "file":
             url = os.path.abspath(url.removeprefix("file://"))
-        return cls(url.rstrip("/") or "/", json.dumps(dict(storage_options or {}), sort_keys=True))
+        elif has_user(url) or (protocol in _READ_ONLY and "?" in url):
+            # It would stand in every message.
+            raise UsageError(
+                f"The {protocol} address holds a user or a query. Give credentials by the environment or by "
+                "--storage-options, and a folder's address without a query."
+            )
+        options = dict(storage_options or {})
+        known_protocols = set(fsspec.available_protocols())
+        if options and all(key in known_protocols and isinstance(value, dict) for key, value in options.items()):
+            options = options.get(protocol, {})
+        return cls(url.rstrip("/") or "/", json.dumps(options, sort_keys=True))
+
+    def check_writable(self) -> None:
+        """Refuses what can only be read.
+
+        Raises:
+            UsageError: the URL is a web server's.
+        """
+        if self.url.startswith(_READ_ONLY):
+            raise UsageError(f"{self}: http can be read from, not written to. Choose a folder, s3://, gs:// or hf://.")
 
     @property
     def is_local(self) -> bool:
@@ -78,7 +109,10 @@ class Folder:
         """
         if self.is_local:
             return open(self.path(name), "rb")
-        return cast(IO[bytes], self._filesystem().open(self.path(name), "rb"))
+        size_bytes = self._remote.size(name)
+        if size_bytes is None:
+            raise FileNotFoundError(2, os.strerror(2), self.path(name))
+        return cast(IO[bytes], FarFile(lambda start, stop: self.fetch([(name, start, stop)])[0], size_bytes))
 
     def read(self, name: str) -> bytes:
         """A whole, small file.
@@ -90,30 +124,37 @@ class Folder:
         with self.open(name) as file:
             return file.read()
 
+    def fetch(self, ranges: Sequence[FileRange]) -> list[bytes]:
+        """Reads ranges of remote files, many at a time where storage can.
+
+        Raises:
+            FileNotFoundError: a file is not there; `filename` is its relative path.
+            EndOfFileError: a file ends before a range does.
+            StorageError: storage does not answer, refuses, or cannot serve ranges.
+        """
+        return self._remote.fetch(ranges)
+
     def size(self, name: str) -> int | None:
-        """Bytes of a file; None where there is no such file."""
-        filesystem = self._filesystem()
+        """Bytes of a file; None where there is no such file.
+
+        Raises:
+            StorageError: storage does not answer, or refuses.
+        """
+        if not self.is_local:
+            return self._remote.size(name)
         try:
-            info = filesystem.info(self.path(name))
+            info = LocalFileSystem().info(self.path(name))
         except (FileNotFoundError, NotADirectoryError):
             return None
         return int(info["size"]) if info["type"] == "file" else None
 
     def names(self, under: str = "") -> list[str]:
         """Relative paths of all files below a folder, sorted as strings; empty where there is no such folder."""
-        filesystem = self._filesystem()
-        root = filesystem._strip_protocol(self.path("")).rstrip("/")
-        try:
-            found = filesystem.find(filesystem._strip_protocol(self.path(under)))
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        return sorted(str(path)[len(root) + 1 :] for path in found)
+        return list(self._sizes(under))
 
     def total_bytes(self) -> int:
         """Size of all files below the folder."""
-        filesystem = self._filesystem()
-        found = filesystem.find(filesystem._strip_protocol(self.path("")), detail=True)
-        return sum(int(info["size"] or 0) for info in found.values())
+        return sum(self._sizes("").values())
 
     @contextlib.contextmanager
     def publishing(self, name: str) -> Iterator[IO[bytes]]:
@@ -130,10 +171,10 @@ class Folder:
                 if self.is_local:
                     os.replace(temporary, self.path(name))
                 else:
-                    self._filesystem().put_file(temporary, self.path(name))
+                    self._remote.put(temporary, name)
+        except PredecodeError:
+            raise
         except OSError as error:
-            if isinstance(error, OutputError):
-                raise
             raise OutputError(
                 f"Cannot write {self.path(name)}: {error.strerror or error}. What is committed is kept: "
                 "mend the cause and run the same command again."
@@ -154,8 +195,11 @@ class Folder:
         Raises:
             OutputError: storage refuses.
         """
+        if not self.is_local:
+            self._remote.remove(name)
+            return
         try:
-            self._filesystem().rm_file(self.path(name))
+            os.unlink(self.path(name))
         except (FileNotFoundError, NotADirectoryError):
             pass
         except OSError as error:
@@ -167,12 +211,12 @@ class Folder:
         Raises:
             OutputError: as for `publishing`.
         """
-        if self.is_local and self._link(name, target):
+        if not self.is_local:
+            self._remote.copy(name, target)
+            return
+        if self._link(name, target):
             return
         try:
-            if not self.is_local:
-                self._filesystem().cp_file(self.path(name), self.path(target))
-                return
             with self.open(name) as content, self.publishing(target) as file:
                 shutil.copyfileobj(content, file)
         except OSError as error:
@@ -203,8 +247,12 @@ class Folder:
         Raises:
             OutputError: storage refuses.
         """
+        if not self.is_local:
+            for name in self.names():
+                self._remote.remove(name)
+            return
         try:
-            self._filesystem().rm(self.path(""), recursive=True)
+            shutil.rmtree(self.url)
         except FileNotFoundError:
             pass
         except OSError as error:
@@ -213,25 +261,33 @@ class Folder:
     @contextlib.contextmanager
     def _local_temporary(self, name: str) -> Iterator[tuple[IO[bytes], str]]:
         """A new local file, in the same folder where that is local, that is gone at the end unless it was renamed."""
-        if self.is_local:
-            target = Path(self.path(name))
-            target.parent.mkdir(parents=True, exist_ok=True)
-            temporary = target.with_name(f"{target.name}{TEMPORARY_MARK}{uuid.uuid4().hex}")
-        else:
-            temporary = Path(tempfile.gettempdir()) / f"predecode{TEMPORARY_MARK}{uuid.uuid4().hex}"
+        if not self.is_local:
+            with tempfile.TemporaryFile(prefix="predecode") as file:  # Without a name, so that nothing stays of it.
+                yield file, f"/proc/self/fd/{file.fileno()}"
+            return
+        target = Path(self.path(name))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f"{target.name}{TEMPORARY_MARK}{uuid.uuid4().hex}")
         try:
             with open(temporary, "xb") as file:
                 yield file, str(temporary)
         finally:
             temporary.unlink(missing_ok=True)
 
-    def _filesystem(self) -> fsspec.AbstractFileSystem:
-        """fsspec caches instances by their arguments; listings are never taken from a cache."""
-        if self.is_local:
-            return LocalFileSystem()
-        filesystem, _ = fsspec.core.url_to_fs(self.url, **json.loads(self.options_json))
-        filesystem.invalidate_cache()
-        return filesystem
+    def _sizes(self, under: str) -> dict[str, int]:
+        """Relative paths of all files below a folder, with their sizes, sorted."""
+        if not self.is_local:
+            return self._remote.sizes(under)
+        try:
+            found = LocalFileSystem().find(self.path(under), detail=True)
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        start = len(self.url.rstrip("/")) + 1
+        return {path[start:]: int(found[path]["size"] or 0) for path in sorted(found)}
+
+    @property
+    def _remote(self) -> RemoteFolder:
+        return RemoteFolder(self.url, self.options_json)
 
 
 def check_relative(path: object, where: str) -> str:

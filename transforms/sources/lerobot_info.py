@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from predecode.transforms.errors import SourceError, SourceNotFoundError, UsageError, did_you_mean
+from predecode.transforms.errors import SourceError, SourceNotFoundError, StorageError, UsageError, did_you_mean
 from predecode.transforms.features import Feature, Kind, parse_features
 from predecode.transforms.options import MAX_FPS
 from predecode.transforms.storage import Folder, check_relative
@@ -59,6 +59,8 @@ def read_info(folder: Folder, excluded: frozenset[str]) -> LeRobotInfo:
         raise UsageError(f"Cannot exclude {', '.join(sorted(needed))}: rows are found by these columns.")
     try:
         is_there = folder.size(INFO_PATH) is not None
+    except StorageError:
+        raise
     except OSError as error:
         raise SourceError(
             f"Cannot read {folder.path(INFO_PATH)}: {error.strerror or error}. Is it reachable?"
