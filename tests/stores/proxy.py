@@ -8,6 +8,7 @@ import dataclasses
 import re
 import socket
 import struct
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Literal, TypeAlias
@@ -246,3 +247,16 @@ async def _body(head: Head, reader: asyncio.StreamReader) -> bytes:
     while await reader.readuntil(b"\r\n") != b"\r\n":
         pass  # What may follow the last chunk.
     return b"".join(parts)
+
+
+def main() -> None:
+    """`python -m tests.stores.proxy SERVER_URL LATENCY_SECONDS`: says its own URL, and ends with its standard input."""
+    proxy = Proxy(sys.argv[1], latency_seconds=float(sys.argv[2]))
+    sys.stdout.write(f"{proxy.url}\n")
+    sys.stdout.flush()
+    sys.stdin.read()
+    proxy.close()
+
+
+if __name__ == "__main__":
+    main()
