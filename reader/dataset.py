@@ -109,8 +109,9 @@ class WindowDataset(Dataset[dict[str, Any]]):
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         """Several windows at once: what PyTorch's DataLoader calls for a batch."""
         items = np.array([self._checked(index) for index in indices], np.int64)
-        batch = self.reader.allocate(len(items))
-        self.reader.fill(batch, 0, self._index.locate(items))
+        batch, located = self.reader.allocate(len(items)), self._index.locate(items)
+        self._index.open_shards(located)
+        self.reader.fill(batch, 0, located)
         tensors = batch.tensors(self._selection)
         return [self._transformed({key: value[place] for key, value in tensors.items()}) for place in range(len(items))]
 
@@ -224,6 +225,10 @@ class WindowDataset(Dataset[dict[str, Any]]):
             items: (G,) numbers of windows.
         """
         return self._index.locate(items)
+
+    def open_shards(self, located: Located) -> None:
+        """Makes ready what items need that lie far away, before threads ask for them one by one."""
+        self._index.open_shards(located)
 
     @property
     def epoch_size(self) -> int:

@@ -206,6 +206,7 @@ class WindowLoader:
         while True:
             while len(ahead) <= self._num_ahead and (one := next(found, None)) is not None:
                 items, places = one
+                self._dataset.open_shards(places)
                 batch = reader.allocate(len(items), pinned=self._is_pinned)
                 num_parts = self._num_parts(len(items), is_first=not ahead)
                 bounds = [len(items) * part // num_parts for part in range(num_parts + 1)]

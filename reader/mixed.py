@@ -137,6 +137,11 @@ class MixedWindows(Dataset[dict[str, Any]]):
             numbers[here] = np.arange(np.count_nonzero(here))
         return MixedLocated(which, numbers, tuple(located))
 
+    def open_shards(self, located: MixedLocated) -> None:
+        """Makes ready what items need that lie far away, as `WindowDataset.open_shards` does."""
+        for _, which, part in located.runs():
+            self.datasets[which].open_shards(part)
+
     def collate(self, batch: Batch, items: Items, *, seeds: tuple[int, int]) -> dict[str, Any]:
         """A filled batch as `default_collate` would make it of its items, image transforms included."""
         tensors = self.datasets[0].collate(batch, items, seeds=seeds)

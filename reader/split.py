@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import operator
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,7 +19,7 @@ from predecode.reader.shard_index import ShardIndex
 from predecode.reader.split_tables import SegmentTable, ShardTable, SplitCounts
 from predecode.reader.tables import map_file, require
 from predecode.reader.windowed import StorageOrder
-from predecode.transforms.errors import UsageError
+from predecode.transforms.errors import FormatError, UsageError
 from predecode.transforms.format import index_file, tar_file
 from predecode.transforms.storage import Folder
 
@@ -55,6 +57,9 @@ class Located:
         return Located(
             self.shard[part], self.row[part], self.anchor[part], self.episode[part], self.anchor_number[part]
         )
+
+
+_OPENED_AT_ONCE = 16
 
 
 class SplitIndex:
@@ -98,6 +103,8 @@ class SplitIndex:
         self._chosen = None if episodes is None else _rows_of(self._segments, episodes, split)
         self._stop_item = np.cumsum(self._of_chosen(self._segments.anchors))
         limit = MAX_MAPPED_INDICES if folder.is_local else MAX_FETCHED_BYTES // int(shards.index_bytes.max(initial=1))
+        self._is_far = not folder.is_local
+        self._touched: set[int] = set()
         opener = _ShardOpener(folder, split, self.item_format, shards, self._segments, verify)
         self._open_shard = functools.lru_cache(max(1, limit))(opener.open)
 
@@ -183,6 +190,20 @@ class SplitIndex:
             OSError: storage fails.
         """
         return self._open_shard(shard)
+
+    def open_shards(self, located: Located) -> None:
+        """Opens the indices that some items need, where they are far away: all at once, not each when its turn comes.
+
+        Raises:
+            OSError: storage fails.
+        """
+        if not self._is_far or self._touched.issuperset(needed := np.unique(located.shard).tolist()):
+            return
+        with ThreadPoolExecutor(_OPENED_AT_ONCE, thread_name_prefix="indices") as pool:
+            for opening in [pool.submit(self._open_shard, shard) for shard in needed]:
+                with contextlib.suppress(FormatError):  # Said when it is read, with what is to be done about it.
+                    opening.result()
+        self._touched.update(needed)
 
     def _of_chosen(self, column: NDArray[np.int64]) -> NDArray[np.int64]:
         return column if self._chosen is None else column[self._chosen]

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from predecode.pipeline.cli import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, main
 from predecode.reader import StreamingWindowDataset, WindowDataset, WindowLoader
+from predecode.transforms.errors import FormatError
 from predecode.transforms.storage import Folder
 from tests.pipeline.running import tree
 from tests.stores.conftest import DATASET, NEEDS, STORES
@@ -77,6 +78,21 @@ def test_workers_of_a_data_loader_read_it(s3: Store, reference: Path) -> None:
     read = torch.cat([batch["index"] for batch in loader])
     assert read.tolist() == list(range(len(far)))
     assert_equal(far[0], first)
+
+
+@NEEDS
+def test_indices_are_opened_once_and_damage_is_still_said(
+    s3: Store, proxied: Callable[[Store], tuple[Store, Proxy]], reference: Path
+) -> None:
+    output = s3.upload(reference, "indices")
+    store, proxy = proxied(s3)
+    dataset = WindowDataset(output, storage_options=store.options)
+    assert len(list(WindowLoader(dataset, batch_size=64))) > 1
+    opened = sorted(target for call, target in proxy.calls if call == "get" and ".index.arrow" in target)
+    assert len(opened) == len(set(opened)) == dataset.num_shards
+    s3.filesystem().pipe_file(f"{BUCKET}/indices/train/shard-00001.index.arrow", b"damaged")
+    with pytest.raises(FormatError, match=r"shard-00001\.index\.arrow"):
+        list(WindowLoader(WindowDataset(output, storage_options=s3.options), batch_size=64))
 
 
 def test_from_a_web_server(
