@@ -242,7 +242,7 @@ def _write_report(parsed: argparse.Namespace, _: Sequence[str]) -> None:
         parsed.output,
         parsed.page,
         source=parsed.source,
-        storage_options=json.loads(parsed.storage_options),
+        storage_options=_storage_options(parsed),
         show_progress=sys.stderr.isatty() and not parsed.no_progress,
     )
     print(f"Wrote {parsed.page}")

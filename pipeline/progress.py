@@ -19,6 +19,12 @@ from predecode.transforms.staging import staging_of
 from predecode.transforms.storage import Folder
 
 _POLL_SECONDS = 0.5
+_FAR_POLL_SECONDS = 5.0
+"""An object store is asked for a listing each time, which is paid for."""
+
+_JOIN_SECONDS = 5.0
+"""Storage that does not answer is waited for by the job, not by who watches it."""
+
 _LINE_SECONDS = 10.0
 _PLANNING_SECONDS = 5.0
 
@@ -45,6 +51,7 @@ class Progress:
         self._extends = extends and output.size(MANIFEST_FILE) is not None
         self._folder = staging_of(output) if self._extends else output
         self._stream = stream or sys.stderr
+        self._poll_seconds = _POLL_SECONDS if output.is_local else _FAR_POLL_SECONDS
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="progress", daemon=True)
         self._seen: set[str] = set()
@@ -64,7 +71,7 @@ class Progress:
     ) -> None:
         """Stops watching."""
         self._stopped.set()
-        self._thread.join()
+        self._thread.join(_JOIN_SECONDS)
 
     def _watch(self) -> None:
         total = self._wait_for_plan()
@@ -77,7 +84,7 @@ class Progress:
         bar = tqdm(total=total, initial=min(first, total), unit="shard", file=self._stream, disable=not is_terminal)
         with bar:
             while True:
-                stopped = self._stopped.wait(_POLL_SECONDS)
+                stopped = self._stopped.wait(self._poll_seconds)
                 done = self._poll()
                 if self._overwrite and done > first:  # The plan that is replaced may have been read.
                     total = bar.total = self._planned() or total
@@ -107,7 +114,7 @@ class Progress:
         """Number of shards planned; 0 where the job ended first."""
         started = time.monotonic()
         said = False
-        while not self._stopped.wait(_POLL_SECONDS):
+        while not self._stopped.wait(self._poll_seconds):
             if total := self._planned():
                 return total
             if not said and time.monotonic() - started > _PLANNING_SECONDS:

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import fsspec
 import pytest
 
-from predecode.transforms.errors import StorageError
+from predecode.transforms.errors import MissingDependencyError, StorageError
 from predecode.transforms.patience import Patience, patiently, within
+from predecode.transforms.storage import Folder
 
 SHORT = Patience(total_seconds=0.05, first_pause_seconds=0.001, max_pause_seconds=0.01)
 
@@ -92,6 +94,12 @@ def test_what_hangs_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(NotADirectoryError):
         within(5, lambda: raising(NotADirectoryError()))
     assert within(5, tmp_path.exists)
+
+
+def test_a_library_that_is_missing_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fsspec.core, "url_to_fs", lambda *_, **__: raising(ImportError("Install s3fs to access S3")))
+    with pytest.raises(MissingDependencyError, match=r"Install s3fs to access S3: pip install 'predecode\[s3\]'\."):
+        Folder.of("s3://bucket/of-another-test").size("x")
 
 
 def raising(error: Exception) -> Any:

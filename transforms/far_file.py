@@ -10,7 +10,7 @@ from collections.abc import Callable
 BLOCK_BYTES = 1 << 20
 """What one request gets at least: less costs a request over a network nearly as much time."""
 
-_MAX_BLOCKS_AT_ONCE = 4
+_MAX_BLOCKS_AT_ONCE = 8
 _KEPT_BLOCKS = 8
 
 

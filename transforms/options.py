@@ -122,13 +122,13 @@ def parse_storage_options(text: str) -> dict[str, Any]:
     """The options for fsspec.
 
     Raises:
-        UsageError: the text is no JSON object.
+        UsageError: the text is no JSON object; the message does not repeat it, since it may hold credentials.
     """
     expected = '--storage-options: expected a JSON object such as {"anon": true}'
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{expected}, got {text!r:.80}: {error}.") from None
+        raise UsageError(f"{expected}: {error}.") from None
     if not isinstance(found, dict):
         raise UsageError(f"{expected}, got {type(found).__name__}.")
     return found

@@ -69,9 +69,10 @@ def test_it_is_in_no_message(
     assert main([*arguments, json.dumps({**s3.options, "secret": f"{PASSWORD}-wrong"})]) == EXIT_FAILED
     assert main([*arguments, json.dumps({**s3.options, "endpoint_url": f"http://{USER}:{PASSWORD}@127.0.0.1:1"})])
     assert main([*arguments, json.dumps(s3.options)[:-1]]) == EXIT_USAGE
+    assert main(["inspect", f"{s3.url}/x", "--storage-options", json.dumps(s3.options)[:-1]]) == EXIT_USAGE
     assert main(["inspect", f"s3://{USER}:{PASSWORD}@bucket/x"]) == EXIT_USAGE
     shown = capfd.readouterr()
-    assert shown.err.count("predecode: ") >= 5
+    assert shown.err.count("predecode: ") >= 6
     assert is_clean(shown.out + shown.err)
 
 
