@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from _pytest.mark import ParameterSet
 
 from predecode.pipeline.cli import EXIT_DONE, EXIT_FAILED, main
 from predecode.reader import WindowDataset, WindowLoader
@@ -30,7 +31,7 @@ EVERYTHING: list[tuple[Mischief, Call]] = list(itertools.product(get_args(Mischi
 Proxied = Callable[[Store], tuple[Store, Proxy]]
 
 
-def cases() -> Iterator[object]:
+def cases() -> Iterator[ParameterSet]:
     for name, (mischief, call) in itertools.product(("s3", "gs", "http"), EVERYTHING):
         if name == "http" and (call == "put" or (call, mischief) == ("list", "length")):
             continue  # Only read from; and a page that is cut off is a page.
@@ -82,7 +83,16 @@ def test_a_burst_passes(
     assert fault.done == 2
 
 
-@pytest.mark.parametrize(("name", "mischief", "call"), list(cases()))
+@pytest.mark.parametrize(
+    ("name", "mischief", "call"),
+    [
+        case
+        for case in cases()
+        if case.values[1] == "stall"
+        # fsspec's file system for HTTP looks up by a GET where HEAD fails.
+        or (case.values[1] in ("503", "short") and (case.values[0], case.values[2]) != ("http", "head"))
+    ],
+)
 @pytest.mark.slow
 def test_what_does_not_pass_is_an_error_in_time(
     name: str,
