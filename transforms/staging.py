@@ -20,7 +20,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
-from predecode.transforms.errors import FormatError
+from predecode.transforms.errors import FormatError, OutputError
 from predecode.transforms.format import (
     EXTENDING,
     MANIFEST_FILE,
@@ -124,6 +124,11 @@ def finish_extension(output: Folder) -> None:
         content = read_manifest(output)
     except FormatError:
         return
+    except OSError as error:
+        raise OutputError(
+            f"Cannot read {output.path(MANIFEST_FILE)}: {error.strerror or error}. Is the output's address right? "
+            "What is committed is kept: mend the cause and run the same command again."
+        ) from error
     if content.pop(EXTENDING, None) is not True:
         return
     staging = staging_of(output)
