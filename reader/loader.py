@@ -20,7 +20,7 @@ from predecode.reader.dealing import Deal, Tail
 from predecode.reader.mixed import MixedWindows
 from predecode.reader.permutation import Identity, Order, Permutation
 from predecode.reader.quick_turns import quick_turns
-from predecode.reader.skipping import Damaged, OnError, Places, Skipped, Skipping
+from predecode.reader.skipping import Damaged, OnError, Skipped, Skipping
 from predecode.reader.windowed import StorageOrder, WindowedShuffle
 from predecode.transforms.errors import UsageError
 
@@ -220,8 +220,11 @@ class WindowLoader:
             batch, items, tasks = ahead.popleft()
             yield skipping.without(batch, items, [damaged for task in tasks for damaged in task.result()])
 
-    def _found(self, deal: Deal, order: Order) -> Iterator[tuple[NDArray[np.int64], Places]]:
-        """Per batch its items, and where they lie; found for many batches at once: for one it costs nearly as much."""
+    def _found(self, deal: Deal, order: Order) -> Iterator[tuple[NDArray[np.int64], Any]]:
+        """Per batch its items, and where they lie as the dataset's `locate` says.
+
+        They are found for many batches at once: for one it costs nearly as much.
+        """
         batches = deal.batches()
         while block := list(islice(batches, max(1, _FOUND_AT_ONCE // self._dealing["batch_size"]))):
             items = order(np.concatenate([np.arange(*positions) for positions in block]))
