@@ -96,8 +96,8 @@ def patiently(
             waited = time.monotonic() - started
             if waited + pause > patience.total_seconds:
                 raise StorageError(
-                    f"{what}: tried {calls} times within {waited:.0f} s, at last: {reason}. What is there is kept: "
-                    + _REMEDY
+                    f"{what}: tried {calls} time{'s' if calls > 1 else ''} within {waited:.0f} s, at last: {reason}. "
+                    "What is there is kept: " + _REMEDY
                 ) from None
             if calls == 1:
                 _LOGGER.warning("%s: %s; trying again for %.0f s.", what, reason, patience.total_seconds)
@@ -177,6 +177,8 @@ def _status(error: BaseException) -> int | None:
 
 def _words(error: Exception) -> str:
     """An error in one line."""
+    if isinstance(error, _ABSENT) and isinstance(error.__cause__, Exception):
+        return _words(error.__cause__)  # fsspec's file system for HTTP says no more than the address.
     text = " ".join(str(error.strerror if isinstance(error, OSError) and error.strerror else error).split())
     if isinstance(error, TimeoutError):
         return text or "no answer in time"

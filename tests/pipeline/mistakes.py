@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from predecode.pipeline.cli import main
-from predecode.transforms import errors
+from predecode.transforms import errors, patience
 from predecode.transforms.errors import PredecodeError
 from predecode.transforms.video import check_decoder
 from tests import dirty
@@ -128,6 +128,11 @@ def _unknown_failure(here: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr("predecode.transforms.plan_layout.publish_plan", fail)
     return _arguments()(here, monkeypatch)
+
+
+def _no_server(here: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.setattr(patience, "PATIENCE", patience.Patience(total_seconds=0.0))
+    return ["materialize", "http://127.0.0.1:9/pusht", str(here / "out"), *QUIET]
 
 
 def _old_version(root: Path) -> None:
@@ -425,6 +430,19 @@ MISTAKES: list[Mistake] = [
         remedy="Raise --jpeg-quality",
         advice="the limit is 30 dB if none is given, which JPEG at quality 95 stays far above with camera images; "
         "drawn graphics and noise lose more.",
+    ),
+    Mistake(
+        title="A store or a server does not answer",
+        error=errors.StorageError,
+        provoke=_no_server,
+        message="Cannot look up http://127.0.0.1:9/pusht/meta/info.json: tried 1 time within 0 s, at last: "
+        "Connect call failed ('127.0.0.1', 9). What is there is kept: mend the cause and run the same again.",
+        got="Connect call failed",
+        expected="Cannot look up http://127.0.0.1:9/pusht/meta/info.json",
+        remedy="mend the cause and run the same again",
+        advice="what may go away by itself is tried again for two minutes before this is said "
+        "([storage.md](storage.md)). Is the address right, "
+        "is an endpoint needed in `--storage-options`, is there a network?",
     ),
     Mistake(
         title="The job failed, and nothing of this list says why",
