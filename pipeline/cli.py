@@ -105,13 +105,16 @@ def _report(error: BaseException, *, debug: bool) -> int:
 
 
 def _materialize(parsed: argparse.Namespace, beam_flags: Sequence[str]) -> None:
-    # Beam takes a second to import: --help and the other commands don't wait for it.
-    from predecode.pipeline.job import materialize
+    from predecode.pipeline.quick_start import kept_for_good
 
+    with kept_for_good():
+        # Beam takes a second to import: --help and the other commands don't wait for it.
+        from predecode.pipeline.job import materialize
+
+        if not any(flag.startswith("--runner") for flag in beam_flags):
+            _import_decoder()
     if not parsed.debug:
         _hush_workers()
-    if not any(flag.startswith("--runner") for flag in beam_flags):
-        _import_decoder()
     summary = materialize(options_of(parsed), list(beam_flags), show_progress=not parsed.no_progress)
     print(summary.to_json() if parsed.json else summary)
 

@@ -1,8 +1,12 @@
-"""A quicker start: torchcodec's import loads torch's compiler, which takes longer than torch and is no use here."""
+"""A quicker start and end: imports without torch's compiler, and without looking through them for garbage.
+
+torchcodec's import loads the compiler, which takes longer than torch and is no use here.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import sys
 from collections.abc import Callable, Iterator
@@ -45,3 +49,22 @@ def without_compiler() -> Iterator[None]:
     finally:
         if sys.modules.get(_COMPILER) is stand_in:
             del sys.modules[_COMPILER]
+
+
+@contextlib.contextmanager
+def kept_for_good() -> Iterator[None]:
+    """What the block imports is there until the process ends, and is never looked through for garbage.
+
+    Beam and torch make some hundred thousand objects, which Python's collector goes through while they are imported and
+    once more at the end of the process: a second in all. Where Beam is loaded already, nothing is changed: this process
+    may have garbage of its own.
+    """
+    if "apache_beam" in sys.modules or not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
