@@ -50,12 +50,6 @@ class _OverlaidFolder(Folder):
         except FileNotFoundError:
             return Folder.open(self, name)
 
-    def read(self, name: str) -> bytes:
-        try:
-            return staging_of(self).read(name)
-        except FileNotFoundError:
-            return Folder.read(self, name)
-
     def fetch(self, ranges: Sequence[FileRange]) -> list[bytes]:
         staging = staging_of(self)
         staged = {name for name in {name for name, _, _ in ranges} if staging.size(name) is not None}
