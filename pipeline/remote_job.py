@@ -25,7 +25,9 @@ def wait_for_job(result: PipelineResult, output: Folder, job_id: str) -> None:
         state = result.wait_until_finish()
     except KeyboardInterrupt:
         # Flink's job server forgets a job that is canceled, and Flink runs it to its end: the record stops it.
-        record_failure(output, job_id, JobError("The job was stopped by its user."))
+        record_failure(
+            output, job_id, JobError("The job was stopped by its user. Run the same command again to go on.")
+        )
         result.cancel()
         raise
     except Exception as error:
@@ -35,4 +37,7 @@ def wait_for_job(result: PipelineResult, output: Folder, job_id: str) -> None:
         output.remove(failure_file(job_id))
         raise failure
     if state != PipelineState.DONE:
-        raise JobError(f"The job ended in the state {state}, expected DONE. What is committed is kept.")
+        raise JobError(
+            f"The job ended in the state {state}, expected DONE. What is committed is kept: look into the engine's "
+            "log, and run the same command again."
+        )

@@ -11,6 +11,7 @@ from predecode.reader.opening import open_output
 from predecode.transforms.errors import FormatError
 from predecode.transforms.features import Kind
 from predecode.transforms.format import MANIFEST_FILE, PLAN_FILE
+from predecode.transforms.manifest import MANIFEST_REMEDY
 from predecode.transforms.plan_file import is_sound_plan, read_plan
 from predecode.transforms.sizes import size_text
 from predecode.transforms.storage import Folder
@@ -66,7 +67,9 @@ def _inspect(folder: Folder, manifest: Mapping[str, Any]) -> Inspection:
         content = _content(str(folder), manifest, plan, item_format)
         return Inspection(content, _printable("\n".join(_lines(content))))
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
-        raise FormatError(f"{folder}: {MANIFEST_FILE} or {PLAN_FILE} lacks something: {error!r:.200}.") from error
+        raise FormatError(
+            f"{folder}: {MANIFEST_FILE} or {PLAN_FILE} lacks something: {error!r:.200}. {MANIFEST_REMEDY}"
+        ) from error
 
 
 def _printable(text: str) -> str:

@@ -60,7 +60,7 @@ def draw_preview(
     )
     item_format, reader = ItemFormat.of(manifest), open_ranges(folder)
     if not index.num_items:
-        raise FormatError(f"{folder}: split {split!r} has no windows to draw.")
+        raise FormatError(f"{folder}: split {split!r} has no windows to draw. Give another --split.")
     blocks = [_block(index, reader, item) for item in (choice or Choice()).items(index)]
     reader.close()
     num_anchors, num_episodes = (manifest["splits"][split][key] for key in ("anchors", "episodes"))

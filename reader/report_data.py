@@ -21,7 +21,7 @@ from predecode.transforms.errors import FormatError
 from predecode.transforms.fidelity import CameraMeter
 from predecode.transforms.format import DATA_MEMBER, PLAN_FILE, QUARANTINE_FILE, commit_file
 from predecode.transforms.hashing import order_key
-from predecode.transforms.manifest import read_manifest
+from predecode.transforms.manifest import PLAN_REMEDY, read_manifest
 from predecode.transforms.plan_file import read_plan
 from predecode.transforms.storage import Folder
 
@@ -126,7 +126,7 @@ def gather_report(folder: Folder, splits: Mapping[str, SplitIndex], advance: Cal
     """
     manifest, plan = read_manifest(folder), read_plan(folder)
     if plan is None:
-        raise FormatError(f"{folder.path(PLAN_FILE)}: expected what was asked for, found no such file.")
+        raise FormatError(f"{folder.path(PLAN_FILE)}: expected what was asked for, found no such file. {PLAN_REMEDY}")
     data = ReportData(folder, manifest, plan, ItemFormat.of(manifest))
     if QUARANTINE_FILE in manifest["files"]:
         data.quarantine = [json.loads(line) for line in folder.read(QUARANTINE_FILE).splitlines()]

@@ -146,7 +146,7 @@ class Skipping:
         if self._ranks_keep_in_step and not len(places):
             raise FormatError(
                 f"All {len(items)} windows of a batch are damaged. It cannot be left out, since the other ranks take "
-                f"this step too. The first: {damaged[0][1]}"
+                f"this step too: run `predecode verify` with --repair, then the job. The first: {damaged[0][1]}"
             )
         kept = replace(
             batch,
@@ -190,7 +190,8 @@ class Skipping:
         if (count := self._count(epoch)) > self._max_skipped:
             raise FormatError(
                 f"{count} windows are damaged, of {self._num_windows} in an epoch: more than the {self._max_skipped} "
-                f"that may be left out (max_skipped). The first: {self._first[0]}"
+                "that may be left out (max_skipped). Run `predecode verify` with --repair, then the job. The first: "
+                f"{self._first[0]}"
             ) from error
 
     def _count(self, epoch: int) -> int:

@@ -20,6 +20,7 @@ from predecode.transforms.format import (
     order_file,
     shard_table_file,
 )
+from predecode.transforms.manifest import MANIFEST_REMEDY
 from predecode.transforms.storage import Folder
 
 MAX_COUNT = 1 << 40
@@ -49,10 +50,12 @@ class SplitCounts:
             splits = manifest["splits"]
             if split not in splits:
                 there = ", ".join(name for name in SPLITS if name in splits)
-                raise FormatError(f"{folder} has no split {split!r}. It has: {there}.")
+                raise FormatError(f"{folder} has no split {split!r}. It has: {there}. Give one of these.")
             counts = [splits[split][name] for name in ("anchors", "episodes", "samples", "shards")]
         except (KeyError, TypeError) as error:
-            raise FormatError(f"{folder.path(MANIFEST_FILE)} lacks counts of split {split}: {error!r:.200}.") from error
+            raise FormatError(
+                f"{folder.path(MANIFEST_FILE)} lacks counts of split {split}: {error!r:.200}. {MANIFEST_REMEDY}"
+            ) from error
         sound = all(type(count) is int and 0 <= count <= MAX_COUNT for count in counts)
         require(sound, f"counts of split {split}, got {counts}", where=folder.path(MANIFEST_FILE))
         return cls(*counts)

@@ -31,7 +31,7 @@ from predecode.transforms.format import (
     shard_table_file,
     tar_file,
 )
-from predecode.transforms.manifest import read_manifest
+from predecode.transforms.manifest import MANIFEST_REMEDY, read_manifest
 from predecode.transforms.plan_file import is_sound_plan, read_plan
 from predecode.transforms.sizes import size_text
 from predecode.transforms.staging import described_files
@@ -196,7 +196,7 @@ def _described(folder: Folder, manifest: Mapping[str, Any]) -> Iterator[_Expecte
             yield _Expected(path, int(entry["size_bytes"]), str(entry["sha256"]))
     except (KeyError, TypeError, ValueError, AttributeError, SourceError) as error:
         where = folder.path(MANIFEST_FILE)
-        raise FormatError(f"{where}: expected sizes and checksums in `files`: {error!r}.") from error
+        raise FormatError(f"{where}: expected sizes and checksums in `files`: {error!r}. {MANIFEST_REMEDY}") from error
 
 
 def _shards(folder: Folder, manifest: Mapping[str, Any], split: str) -> Iterator[_Expected]:

@@ -10,6 +10,9 @@ import difflib
 from collections.abc import Iterable
 from typing import ClassVar
 
+SOURCE_REMEDY = "Is the dataset complete? Get it again, or mend this file."
+"""What to do about metadata that cannot be used."""
+
 
 class PredecodeError(Exception):
     """Base of every error that predecode raises on purpose."""

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from predecode.transforms.errors import SourceError, UsageError, did_you_mean
+from predecode.transforms.errors import SOURCE_REMEDY, SourceError, UsageError, did_you_mean
 
 MAX_NAME_LENGTH = 76
 """Characters: KEY (13) + "." + camera + ".frames" or ".npy.zst" must fit the 100 characters of a plain tar header."""
@@ -86,7 +86,9 @@ def parse_features(specs: object, *, where: str, excluded: frozenset[str] = froz
         UsageError: a feature is excluded that is not there.
     """
     if not isinstance(specs, Mapping) or not specs:
-        raise SourceError(f"{where}: expected `features` to be an object of at least one feature, got {specs!r:.80}.")
+        raise SourceError(
+            f"{where}: expected `features` to be an object of at least one feature, got {specs!r:.80}. {SOURCE_REMEDY}"
+        )
     if unknown := excluded - specs.keys():
         raise UsageError(
             f"{where}: cannot exclude {', '.join(sorted(unknown))}: no such feature."
@@ -114,10 +116,12 @@ def _check_cameras(names: Sequence[str], where: str) -> None:
 
 def _parse_feature(name: str, spec: object, where: str) -> Feature:
     check_name(name, where)
-    if not isinstance(spec, Mapping):
-        raise SourceError(f"{where}: feature {name!r}: expected an object with dtype and shape, got {spec!r:.80}.")
-    dtype, shape = spec.get("dtype"), spec.get("shape")
     remedy = f"Leave it out with --exclude-features {name}."
+    if not isinstance(spec, Mapping):
+        raise SourceError(
+            f"{where}: feature {name!r}: expected an object with dtype and shape, got {spec!r:.80}. {remedy}"
+        )
+    dtype, shape = spec.get("dtype"), spec.get("shape")
     if dtype == "language":
         raise SourceError(f"{where}: feature {name!r} has dtype 'language', which cannot be materialized. {remedy}")
     if _is_depth(spec):
@@ -144,11 +148,15 @@ def check_name(name: object, where: str) -> None:
         SourceError: the name is not safe.
     """
     if not isinstance(name, str) or not name or len(name.encode(errors="replace")) > MAX_NAME_LENGTH:
-        raise SourceError(f"{where}: expected a feature name of 1 to {MAX_NAME_LENGTH} bytes, got {name!r:.120}.")
+        raise SourceError(
+            f"{where}: expected a feature name of 1 to {MAX_NAME_LENGTH} bytes, got {name!r:.120}. Leave the "
+            "feature out with --exclude-features, or give it another name in the dataset."
+        )
     if not name.isprintable() or name[0] in "._" or ".." in name or any(letter in name for letter in "/\\"):
         raise SourceError(
             f"{where}: feature name {name!r:.120} is not safe in a path: it must be printable, without '/', '\\' and "
-            "'..', and must not begin with '.' or '_'."
+            "'..', and must not begin with '.' or '_'. Leave the feature out with --exclude-features, or give it "
+            "another name in the dataset."
         )
 
 

@@ -29,7 +29,9 @@ def read_manifest(folder: Folder) -> dict[str, Any]:
     if size_bytes is None:
         raise _missing(folder)
     if size_bytes > _MAX_BYTES:
-        raise FormatError(f"{folder.path(MANIFEST_FILE)} has {size_bytes} bytes, expected at most {_MAX_BYTES}.")
+        raise FormatError(
+            f"{folder.path(MANIFEST_FILE)} has {size_bytes} bytes, expected at most {_MAX_BYTES}. {MANIFEST_REMEDY}"
+        )
     try:
         content = json.loads(folder.read(MANIFEST_FILE))
         found = content.pop("digest")
@@ -37,16 +39,16 @@ def read_manifest(folder: Folder) -> dict[str, Any]:
     except FileNotFoundError:  # A job has just removed it, to overwrite the output.
         raise _missing(folder) from None
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-        raise FormatError(f"{folder.path(MANIFEST_FILE)} is damaged: {error!r:.200}. {_REMEDY}") from None
+        raise FormatError(f"{folder.path(MANIFEST_FILE)} is damaged: {error!r:.200}. {MANIFEST_REMEDY}") from None
     if content.get("format_version") != FORMAT_VERSION:
         raise FormatError(
             f"{folder} has format version {content.get('format_version')!r:.40}, this predecode reads "
             f"{FORMAT_VERSION}. Install the version of predecode that wrote it."
         )
     if not sound:
-        raise FormatError(f"{folder.path(MANIFEST_FILE)} is damaged: its checksum does not fit. {_REMEDY}")
+        raise FormatError(f"{folder.path(MANIFEST_FILE)} is damaged: its checksum does not fit. {MANIFEST_REMEDY}")
     if not isinstance(content.get("plan"), str) or not isinstance(content.get("splits"), dict):
-        raise FormatError(f"{folder.path(MANIFEST_FILE)} lacks its plan or its splits. {_REMEDY}")
+        raise FormatError(f"{folder.path(MANIFEST_FILE)} lacks its plan or its splits. {MANIFEST_REMEDY}")
     return dict(content)
 
 
@@ -62,4 +64,8 @@ def _missing(folder: Folder) -> FormatError:
     )
 
 
-_REMEDY = "Run the same `predecode materialize` again: it keeps the shards and writes the manifest anew."
+MANIFEST_REMEDY = "Run the same `predecode materialize` again: it keeps the shards and writes the manifest anew."
+"""What to do about a manifest that cannot be used."""
+
+PLAN_REMEDY = "Copy the output again, or materialize into a new folder."
+"""What to do where plan.json is gone, without which nothing can be added to an output."""

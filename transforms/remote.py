@@ -71,7 +71,10 @@ class RemoteFolder:
         if info["type"] != "file":
             return None
         if info["size"] is None:
-            raise StorageError(f"{self._url(name)}: the server does not say how large it is (Content-Length).")
+            raise StorageError(
+                f"{self._url(name)}: the server does not say how large it is (Content-Length). "
+                "Copy the files to a local disk."
+            )
         return int(info["size"])
 
     def sizes(self, under: str = "") -> dict[str, int]:

@@ -22,7 +22,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from predecode.transforms.credentials import has_user
-from predecode.transforms.errors import OutputError, PredecodeError, SourceError, UsageError
+from predecode.transforms.errors import SOURCE_REMEDY, OutputError, PredecodeError, SourceError, UsageError
 from predecode.transforms.far_file import FarFile
 from predecode.transforms.remote import FileRange, RemoteFolder
 
@@ -31,6 +31,7 @@ TEMPORARY_MARK = ".tmp-"
 
 _MAX_PATH_LENGTH = 1024
 _READ_ONLY = ("http", "https")
+_REMEDY = "Mend the cause and run the same command again."
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +204,7 @@ class Folder:
         except (FileNotFoundError, NotADirectoryError):
             pass
         except OSError as error:
-            raise OutputError(f"Cannot remove {self.path(name)}: {error.strerror or error}.") from error
+            raise OutputError(f"Cannot remove {self.path(name)}: {error.strerror or error}. {_REMEDY}") from error
 
     def copy(self, name: str, target: str) -> None:
         """Gives a file another name, too, under which it appears at once; what had that name before is replaced.
@@ -256,7 +257,7 @@ class Folder:
         except FileNotFoundError:
             pass
         except OSError as error:
-            raise OutputError(f"Cannot remove {self}: {error.strerror or error}.") from error
+            raise OutputError(f"Cannot remove {self}: {error.strerror or error}. {_REMEDY}") from error
 
     @contextlib.contextmanager
     def _local_temporary(self, name: str) -> Iterator[tuple[IO[bytes], str]]:
@@ -309,5 +310,5 @@ def check_relative(path: object, where: str) -> str:
         and ".." not in PurePosixPath(path).parts
     )
     if not sound:
-        raise SourceError(f"{where}: expected a path inside the dataset, got {path!r:.120}.")
+        raise SourceError(f"{where}: expected a path inside the dataset, got {path!r:.120}. {SOURCE_REMEDY}")
     return cast(str, path)

@@ -11,7 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from predecode.transforms.errors import SourceError, SourceNotFoundError, StorageError, UsageError, did_you_mean
+from predecode.transforms.errors import (
+    SOURCE_REMEDY,
+    SourceError,
+    SourceNotFoundError,
+    StorageError,
+    UsageError,
+    did_you_mean,
+)
 from predecode.transforms.features import Feature, Kind, parse_features
 from predecode.transforms.options import MAX_FPS
 from predecode.transforms.storage import Folder, check_relative
@@ -124,7 +131,7 @@ class PathTemplate:
         )
         if not sound:
             allowed = ", ".join(f"{{{field}}}" for field in fields)
-            raise SourceError(f"{where}: expected a path with the fields {allowed}, got {text!r:.160}.")
+            raise SourceError(f"{where}: expected a path with the fields {allowed}, got {text!r:.160}. {SOURCE_REMEDY}")
         template = cls(str(text), where)
         template.path(**{field: "camera" if field == "video_key" else 0 for field in fields})
         return template
@@ -147,9 +154,11 @@ def read_json_object(folder: Folder, path: str) -> dict[str, Any]:
     try:
         content = parse_json(folder.read(path))
     except (ValueError, RecursionError) as error:
-        raise SourceError(f"{folder.path(path)}: expected JSON, got what cannot be parsed: {error}") from error
+        raise SourceError(
+            f"{folder.path(path)}: expected JSON, got what cannot be parsed: {error}. {SOURCE_REMEDY}"
+        ) from error
     if not isinstance(content, dict):
-        raise SourceError(f"{folder.path(path)}: expected a JSON object, got {content!r:.80}.")
+        raise SourceError(f"{folder.path(path)}: expected a JSON object, got {content!r:.80}. {SOURCE_REMEDY}")
     return content
 
 
@@ -213,7 +222,7 @@ def _nearby(path: Path) -> str:
 def _parse_version(version: object, where: str) -> tuple[int, int]:
     match = re.fullmatch(r"v?(\d{1,4})\.(\d{1,4})(\.\d+)*", version) if isinstance(version, str) else None
     if match is None:
-        raise SourceError(f"{where}: expected a codebase_version such as 'v3.0', got {version!r:.80}.")
+        raise SourceError(f"{where}: expected a codebase_version such as 'v3.0', got {version!r:.80}. {SOURCE_REMEDY}")
     number = (int(match[1]), int(match[2]))
     if number < (2, 0):
         raise SourceError(
@@ -228,7 +237,9 @@ def _parse_version(version: object, where: str) -> tuple[int, int]:
 
 def _parse_fps(fps: object, where: str) -> float:
     if isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps <= MAX_FPS:
-        raise SourceError(f"{where}: expected fps to be a number of at most {MAX_FPS} above 0, got {fps!r:.80}.")
+        raise SourceError(
+            f"{where}: expected fps to be a number of at most {MAX_FPS} above 0, got {fps!r:.80}. {SOURCE_REMEDY}"
+        )
     return float(fps)
 
 
@@ -238,7 +249,9 @@ def _check_features(features: tuple[Feature, ...], where: str) -> None:
         item_dtype = "float32" if name == "timestamp" else "int64"
         if name not in by_name or (by_name[name].item_dtype, by_name[name].shape) != (item_dtype, (1,)):
             got = f"{by_name[name].dtype} of shape {by_name[name].shape}" if name in by_name else "none"
-            raise SourceError(f"{where}: expected a feature {name!r} of dtype {item_dtype} and shape (1,), got {got}.")
+            raise SourceError(
+                f"{where}: expected a feature {name!r} of dtype {item_dtype} and shape (1,), got {got}. {SOURCE_REMEDY}"
+            )
     for feature in features:
         if feature.kind is Kind.STRING and feature.shape != (1,):
             raise SourceError(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from predecode.transforms.columns import is_plain_number, type_problem, whole_numbers
 from predecode.transforms.episodes import FrameRun
-from predecode.transforms.errors import DataError, SourceError
+from predecode.transforms.errors import SOURCE_REMEDY, DataError, SourceError
 from predecode.transforms.features import Feature, Kind
 from predecode.transforms.rows import RowFile
 from predecode.transforms.storage import Folder
@@ -45,7 +45,9 @@ def read_frame_runs(
             wanted = ("episode_index", "frame_index", *texts)
             columns = [name for name in wanted if _is_usable(file.schema, name)]
             if "episode_index" not in columns:
-                raise SourceError(f"{path}: expected a column episode_index of whole numbers; there is none.")
+                raise SourceError(
+                    f"{path}: expected a column episode_index of whole numbers; there is none. {SOURCE_REMEDY}"
+                )
             row = 0
             for batch in file.batches(columns, batch_rows=_BATCH_ROWS):
                 yield from scan.advance(batch, row)
@@ -90,7 +92,9 @@ class _Scan:
         episodes, is_attributed = columns["episode_index"]
         if not is_attributed.all():
             row = first_row + int(np.argmin(is_attributed))
-            raise SourceError(f"{self.path}: row {row}: expected an episode_index, got null or a fraction.")
+            raise SourceError(
+                f"{self.path}: row {row}: expected an episode_index, got null or a fraction. {SOURCE_REMEDY}"
+            )
         frames, has_frame = columns.get("frame_index", (episodes, np.zeros(len(episodes), dtype=bool)))
         # rows without a number count on, so that a column of nulls is one run an episode
         frames = np.where(has_frame, frames, first_row + np.arange(len(frames)))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 from predecode.transforms.episodes import EpisodeMetadata, VideoSpan
-from predecode.transforms.errors import SourceError
+from predecode.transforms.errors import SOURCE_REMEDY, SourceError
 from predecode.transforms.sources.lerobot import LeRobotSource
 from predecode.transforms.sources.lerobot_info import LeRobotInfo, parse_json, video_template
 from predecode.transforms.storage import Folder
@@ -39,7 +39,9 @@ class LeRobotV2(LeRobotSource):
         """
         chunks_size = info.content.get("chunks_size", _DEFAULT_CHUNKS_SIZE)
         if not _is_count(chunks_size) or chunks_size == 0:
-            raise SourceError(f"{info.where}: expected chunks_size to be 1 or more, got {chunks_size!r:.80}.")
+            raise SourceError(
+                f"{info.where}: expected chunks_size to be 1 or more, got {chunks_size!r:.80}. {SOURCE_REMEDY}"
+            )
         version = "v{}.{}".format(*info.version)
         template = video_template(info, ("video_key", "episode_chunk", "episode_index"))
         texts = {"task_index": _read_tasks(folder)}
@@ -56,7 +58,10 @@ class LeRobotV2(LeRobotSource):
             SourceError: it is missing.
         """
         if self.folder.size(_EPISODES_PATH) is None:
-            raise SourceError(f"{self.folder.path(_EPISODES_PATH)}: expected the list of episodes, found no such file.")
+            raise SourceError(
+                f"{self.folder.path(_EPISODES_PATH)}: expected the list of episodes, found no such file. "
+                f"{SOURCE_REMEDY}"
+            )
         yield _EPISODES_PATH
 
     def read_episode_metadata(self, path: str) -> Iterator[tuple[int, EpisodeMetadata]]:
@@ -68,7 +73,9 @@ class LeRobotV2(LeRobotSource):
         for where, entry in _lines(self.folder, path):
             index, length, tasks = entry.get("episode_index"), entry.get("length"), entry.get("tasks")
             if not _is_count(index):
-                raise SourceError(f"{where}: expected an episode_index of 0 or more, got {index!r:.80}.")
+                raise SourceError(
+                    f"{where}: expected an episode_index of 0 or more, got {index!r:.80}. {SOURCE_REMEDY}"
+                )
             num_frames = length if _is_count(length) else 0
             problem = "" if num_frames else f"{where}: expected a length of 1 or more, got {length!r:.80}."
             texts = tuple(text for text in tasks if isinstance(text, str)) if isinstance(tasks, list) else ()
@@ -85,12 +92,14 @@ class LeRobotV2(LeRobotSource):
 def _read_tasks(folder: Folder) -> tuple[str | None, ...]:
     """Task strings by task_index, which is how lerobot looks them up in these versions."""
     if folder.size(_TASKS_PATH) is None:
-        raise SourceError(f"{folder.path(_TASKS_PATH)}: expected the task strings, found no such file.")
+        raise SourceError(f"{folder.path(_TASKS_PATH)}: expected the task strings, found no such file. {SOURCE_REMEDY}")
     texts: dict[int, str] = {}
     for where, entry in _lines(folder, _TASKS_PATH):
         index, text = entry.get("task_index"), entry.get("task")
         if not _is_count(index) or index > _MAX_TASK_INDEX or not isinstance(text, str):
-            raise SourceError(f"{where}: expected a task_index of 0 or more and its task, got {entry!r:.120}.")
+            raise SourceError(
+                f"{where}: expected a task_index of 0 or more and its task, got {entry!r:.120}. {SOURCE_REMEDY}"
+            )
         texts[index] = text
     return tuple(texts.get(index) for index in range(max(texts, default=-1) + 1))
 
@@ -105,9 +114,11 @@ def _lines(folder: Folder, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
             try:
                 entry = parse_json(line)
             except (ValueError, RecursionError) as error:
-                raise SourceError(f"{where}: expected a JSON object, got {line!r:.80}: {error}.") from error
+                raise SourceError(
+                    f"{where}: expected a JSON object, got {line!r:.80}: {error}. {SOURCE_REMEDY}"
+                ) from error
             if not isinstance(entry, dict):
-                raise SourceError(f"{where}: expected a JSON object, got {entry!r:.80}.")
+                raise SourceError(f"{where}: expected a JSON object, got {entry!r:.80}. {SOURCE_REMEDY}")
             yield where, entry
 
 

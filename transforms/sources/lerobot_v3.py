@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from predecode.transforms.columns import float_numbers, is_plain_number
 from predecode.transforms.episodes import EpisodeMetadata, VideoSpan
-from predecode.transforms.errors import DataError, SourceError
+from predecode.transforms.errors import SOURCE_REMEDY, DataError, SourceError
 from predecode.transforms.rows import RowFile
 from predecode.transforms.sources.lerobot import LeRobotSource
 from predecode.transforms.sources.lerobot_info import LeRobotInfo, video_template
@@ -131,7 +131,7 @@ class _EpisodeTable:
         tasks = [task for batch in batches for task in batch.column("tasks").to_pylist()] if has_tasks else []
         unknown = np.flatnonzero(~(np.abs(values["episode_index"]) < 2**53))
         if unknown.size:
-            raise SourceError(f"{path}: row {unknown[0]}: expected an episode_index, got none.")
+            raise SourceError(f"{path}: row {unknown[0]}: expected an episode_index, got none. {SOURCE_REMEDY}")
         return cls(
             episodes=values["episode_index"].astype(np.int64),
             lengths=values["length"].tolist(),
@@ -152,7 +152,7 @@ def _read_texts(folder: Folder, column: str) -> tuple[str | None, ...]:
     """
     path = _TEXT_FILES[column]
     if folder.size(path) is None:
-        raise SourceError(f"{folder.path(path)}: expected the strings of {column}, found no such file.")
+        raise SourceError(f"{folder.path(path)}: expected the strings of {column}, found no such file. {SOURCE_REMEDY}")
     try:
         with RowFile(folder, path) as file:
             metadata: dict[str, Any] = json.loads((file.schema.metadata or {}).get(b"pandas", b"{}"))
@@ -161,11 +161,13 @@ def _read_texts(folder: Folder, column: str) -> tuple[str | None, ...]:
             texts = [field.name for field in file.schema if _is_text(field.type)]
             name = next((name for name in candidates if name in texts), None)
             if name is None:
-                raise SourceError(f"{folder.path(path)}: expected a column of strings, got {file.schema.names}.")
+                raise SourceError(
+                    f"{folder.path(path)}: expected a column of strings, got {file.schema.names}. {SOURCE_REMEDY}"
+                )
             batches = file.batches([name], batch_rows=_BATCH_ROWS)
             return tuple(text for batch in batches for text in batch.column(name).to_pylist())
     except (DataError, json.JSONDecodeError) as error:
-        raise SourceError(f"{folder.path(path)}: cannot be read: {error}") from error
+        raise SourceError(f"{folder.path(path)}: cannot be read: {error}. {SOURCE_REMEDY}") from error
 
 
 def _is_text(column_type: pa.DataType) -> bool:

@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 from predecode.transforms.episodes import EpisodeMetadata, FrameRun
-from predecode.transforms.errors import DataError, SourceError, UsageError
+from predecode.transforms.errors import SOURCE_REMEDY, DataError, SourceError, UsageError
 from predecode.transforms.features import Feature
 from predecode.transforms.sources.base import SourceReader
 from predecode.transforms.sources.renaming import new_names
@@ -81,7 +81,7 @@ class ZarrSource:
         if "int" not in ends.dtype or len(ends.shape) != 1 or ends.shape[0] > _MAX_EPISODES:
             raise SourceError(
                 f"{folder}: {_ENDS}: expected at most {_MAX_EPISODES} whole numbers, got {ends.dtype} of shape "
-                f"{ends.shape}."
+                f"{ends.shape}. {SOURCE_REMEDY}"
             )
         _check_lengths(arrays, str(folder))
         specs, features = features_of(arrays, str(folder))

@@ -12,7 +12,7 @@ from typing import Any
 
 import tensorstore as ts
 
-from predecode.transforms.errors import DataError, SourceError, SourceNotFoundError
+from predecode.transforms.errors import SOURCE_REMEDY, DataError, SourceError, SourceNotFoundError
 from predecode.transforms.storage import Folder
 
 _DRIVERS = {"zarr.json": "zarr3", ".zarray": "zarr"}
@@ -64,13 +64,15 @@ class ZarrStore:
         """
         if self.folder.is_local and not os.path.exists(self.folder.url):
             raise SourceNotFoundError(
-                f"{self.folder}: there is no such file or folder. Expected a Zarr group, or a .zip of one."
+                f"{self.folder}: there is no such file or folder. Expected a Zarr group, or a .zip of one. "
+                "Is the path right?"
             )
         with self._finding():
             files = self.open_files()
             if all(files.read(name).result().state == "missing" for name in _GROUP_FILES):
                 raise SourceNotFoundError(
-                    f"{self.folder}: there is no Zarr group here: expected {' or '.join(_GROUP_FILES)} at its top."
+                    f"{self.folder}: there is no Zarr group here: expected {' or '.join(_GROUP_FILES)} at its top. "
+                    "Is this the folder that holds data/ and meta/?"
                 )
 
     def names(self, group: str) -> list[str]:
@@ -105,12 +107,16 @@ class ZarrStore:
             try:
                 content = json.loads(found.value) if len(found.value) <= _MAX_METADATA_BYTES else None
             except (ValueError, RecursionError) as error:
-                raise SourceError(f"{where}: expected JSON, got what cannot be parsed: {error}") from error
+                raise SourceError(
+                    f"{where}: expected JSON, got what cannot be parsed: {error}. {SOURCE_REMEDY}"
+                ) from error
             if not isinstance(content, dict):
-                raise SourceError(f"{where}: expected a JSON object of at most {_MAX_METADATA_BYTES} bytes.")
+                raise SourceError(
+                    f"{where}: expected a JSON object of at most {_MAX_METADATA_BYTES} bytes. {SOURCE_REMEDY}"
+                )
             if driver == "zarr" or content.get("node_type") == "array":
                 return driver, content
-        raise SourceError(f"{self.folder}: expected a Zarr array {path}, found none.")
+        raise SourceError(f"{self.folder}: expected a Zarr array {path}, found none. {SOURCE_REMEDY}")
 
     def size_bytes(self) -> int | None:
         """Of all that lies in it; None where that would have to be asked of a remote storage."""
