@@ -156,7 +156,7 @@ def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     _add_output(parser)
     add = parser.add_argument
     add("page", metavar="PAGE", help="the .html file to write")
-    add("--source", metavar="SRC", help="the LeRobot dataset that it was made from: frames are shown beside its own")
+    add("--source", metavar="SRC", help="the dataset that it was made from: frames are shown beside its own")
     add("--no-progress", action="store_true", help="no progress on standard error")
     _add_common(parser)
 
@@ -172,7 +172,7 @@ def _add_verify(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     )
     _add_output(parser)
     add = parser.add_argument
-    add("--source", metavar="SRC", help="the LeRobot dataset that the output was made from, to compare windows with")
+    add("--source", metavar="SRC", help="the dataset that the output was made from, to compare windows with")
     add("--repair", action="store_true", help="the next `predecode materialize` writes what is damaged, and only it")
     add("--threads", type=_at_least_one, metavar="N", help="files or episodes read at once; default: by the cores")
     add("--no-progress", action="store_true", help="no progress on standard error")

@@ -22,16 +22,16 @@ from tqdm import tqdm
 
 from predecode.reader.comparison import CameraSums, Difference, Sample, SampleComparer
 from predecode.reader.item_format import ItemFormat
-from predecode.reader.plain_dataset import PlainDataset, open_plain_dataset
 from predecode.reader.plain_images import StoredSize
-from predecode.reader.plain_reader import PlainReader
+from predecode.reader.plain_opening import open_plain_source
 from predecode.reader.plain_rows import item_dtype, item_shape
+from predecode.reader.plain_source import PlainReader, PlainSource
 from predecode.reader.ranges import RangeReader, open_ranges
 from predecode.reader.split import SplitIndex
 from predecode.transforms.errors import DataError, FormatError
 from predecode.transforms.features import Kind
 from predecode.transforms.format import PLAN_FILE, QUARANTINE_FILE, shard_stem
-from predecode.transforms.manifest import read_manifest
+from predecode.transforms.manifest import MANIFEST_REMEDY, PLAN_REMEDY, read_manifest
 from predecode.transforms.plan_file import read_plan
 from predecode.transforms.staging import described_files
 from predecode.transforms.storage import Folder
@@ -126,7 +126,7 @@ def certify_output(
 
     Args:
         url: The output: a folder or an fsspec URL.
-        source: The LeRobot dataset that it was made from: a folder or an fsspec URL.
+        source: The dataset that it was made from: a folder or a URL, of Zarr also a .zip.
         storage_options: For fsspec, for both.
         num_threads: Episodes that are compared at once; the cores if not given.
         show_progress: Whether to draw a bar on standard error.
@@ -147,7 +147,9 @@ def certify_output(
             with tqdm(total=total, unit=" windows", file=sys.stderr, disable=not show_progress) as bar:
                 comparison.run(certificate, num_threads or os.cpu_count() or 1, bar.update)
     except (KeyError, TypeError, AttributeError) as error:
-        raise FormatError(f"{folder}: manifest.json or plan.json lacks something: {error!r:.200}.") from error
+        raise FormatError(
+            f"{folder}: manifest.json or plan.json lacks something: {error!r:.200}. {MANIFEST_REMEDY}"
+        ) from error
     return certificate
 
 
@@ -162,7 +164,7 @@ class _Comparison:
     manifest: Mapping[str, Any]
     plan: Mapping[str, Any]
     item_format: ItemFormat
-    dataset: PlainDataset
+    source: PlainSource
     source_names: Mapping[str, str]
     splits: Mapping[str, SplitIndex]
     left_out: Mapping[int, Sequence[tuple[int, int]]]
@@ -175,16 +177,18 @@ class _Comparison:
         folder = described_files(folder, manifest)
         plan = read_plan(folder)
         if plan is None:
-            raise FormatError(f"{folder.path(PLAN_FILE)}: expected what was asked for, found no such file.")
+            raise FormatError(
+                f"{folder.path(PLAN_FILE)}: expected what was asked for, found no such file. {PLAN_REMEDY}"
+            )
         item_format = ItemFormat.of(manifest)
-        dataset = open_plain_dataset(source, plan["options"]["exclude_features"])
+        opened = open_plain_source(source, plan)
         names = [feature.name for feature in item_format.features]  # Renamed or not, they are in the source's order.
         return cls(
             manifest,
             plan,
             item_format,
-            dataset,
-            dict(zip(names, dataset.specs, strict=False)),
+            opened,
+            dict(zip(names, opened.specs, strict=False)),
             {name: SplitIndex(folder, manifest, name) for name in manifest["splits"]},
             _left_out(folder, manifest),
             open_ranges(folder),
@@ -194,17 +198,17 @@ class _Comparison:
     def general_differences(self) -> list[Difference]:
         """What is not about one episode."""
         found = []
-        if self.item_format.fps != self.dataset.fps:
-            found.append(f"the source has {self.dataset.fps:g} fps, the output {self.item_format.fps:g}")
+        if self.item_format.fps != self.source.fps:
+            found.append(f"the source has {self.source.fps:g} fps, the output {self.item_format.fps:g}")
         stored = [(str(feature.kind), feature.dtype, feature.shape) for feature in self.item_format.features]
-        declared = [_described(spec) for spec in self.dataset.specs.values()]
+        declared = [_described(spec) for spec in self.source.specs.values()]
         comparable = [entry[:2] if entry[0] in (Kind.VIDEO, Kind.IMAGE) else entry for entry in stored]
         if comparable != declared:
-            found.append(f"the source has the features {', '.join(self.dataset.specs)}, or others of these names")
+            found.append(f"the source has the features {', '.join(self.source.specs)}, or others of these names")
         texts = [self.source_names.get(name, name) for name in self.item_format.text_features]
-        strings = [name for name, spec in self.dataset.specs.items() if spec["dtype"] == "string"]
-        if texts != [*strings, *self.dataset.texts]:
-            found.append(f"the source has the texts {', '.join([*strings, *self.dataset.texts])}")
+        strings = [name for name, spec in self.source.specs.items() if spec["dtype"] == "string"]
+        if texts != [*strings, *self.source.texts]:
+            found.append(f"the source has the texts {', '.join([*strings, *self.source.texts])}")
         asked = {name: tuple(deltas) for name, deltas in self.plan["options"]["delta_indices"]}
         if asked != dict(self.item_format.delta_indices):
             found.append(f"the windows asked for are {asked!s:.200}")
@@ -213,8 +217,7 @@ class _Comparison:
     def run(self, certificate: Certificate, num_threads: int, advance: Callable[[int], Any]) -> None:
         """Compares all episodes, some at a time, and adds up."""
         idle: SimpleQueue[PlainReader] = SimpleQueue()
-        tolerance_s = self.plan["options"]["tolerance_s"]
-        readers = [PlainReader(self.dataset, tolerance_s=tolerance_s) for _ in range(num_threads)]
+        readers = [self.source.open_reader() for _ in range(num_threads)]
         for reader in readers:
             idle.put(reader)
         lock = threading.Lock()
@@ -316,9 +319,8 @@ class _Comparison:
     def _absent_episodes(self) -> Iterator[Difference]:
         """Episodes of the source that no split has, though something of them should be there."""
         there = {episode for split in self.splits.values() for episode in split.episodes}
-        for index in sorted(self.dataset.places.keys() - there):
-            num_frames = sum(place.stop_row - place.start_row for place in self.dataset.places[index])
-            if expected := self._anchors(index, num_frames):
+        for index in sorted(self.source.lengths.keys() - there):
+            if expected := self._anchors(index, self.source.lengths[index]):
                 shards = tuple(shard for split in self.plan["splits"] for shard in self._shards_of(split, index))
                 what = f"its {len(expected)} windows are not in the output, and not in quarantine.jsonl"
                 yield Difference("", index, None, "", None, what, shards)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from predecode.reader.item_format import ItemFormat, StoredFeature
 from predecode.reader.plain_images import Pixels, StoredSize, image_problem, squared_error
-from predecode.reader.plain_reader import PlainEpisode, PlainReader
+from predecode.reader.plain_source import PlainEpisode, PlainReader
 from predecode.reader.ranges import RangeReader
 from predecode.reader.sample_rows import SampleRows
 from predecode.reader.shard_index import ShardIndex
@@ -152,6 +152,8 @@ class SampleComparer:
         """
         first_frame = int(sample.index.frame_index[sample.row])
         frames = first_frame + self.item_format.anchor_stride * np.arange(int(sample.index.anchors[sample.row]))
+        if frames[-1] >= self.episode.num_frames:
+            return  # There is nothing to compare with, and windows too many are named by themselves.
         try:
             where = f"{sample.index.tar_path}, sample {sample.index.keys[sample.row]}"
             text, tensors = sample.member(JSON_MEMBER), sample.member(DATA_MEMBER)

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from predecode.reader.plain_rows import RowStream
-from predecode.transforms.errors import DataError, SourceError, UsageError
+from predecode.transforms.errors import SOURCE_REMEDY, DataError, SourceError, UsageError
 from predecode.transforms.sources.lerobot_info import PathTemplate, read_json_object
 from predecode.transforms.storage import Folder
 
@@ -75,10 +75,10 @@ def open_plain_dataset(folder: Folder, excluded: Iterable[str] = ()) -> PlainDat
         DataError: a data file cannot be read.
         OSError: storage fails.
     """
-    if folder.size("meta/info.json") is None:
+    if folder.url.endswith(".zip") or folder.size("meta/info.json") is None:
         raise UsageError(
-            f"--source: {folder} is no LeRobot dataset: it has no meta/info.json. Windows can be compared with LeRobot "
-            "datasets of v3.0, v2.1 and v2.0; Zarr replay buffers cannot be compared yet."
+            f"--source: {folder} is no LeRobot dataset, as the one that the output was made from: it has no "
+            "meta/info.json. Give the folder that holds meta/, data/ and videos/."
         )
     info = read_json_object(folder, "meta/info.json")
     try:
@@ -92,7 +92,7 @@ def open_plain_dataset(folder: Folder, excluded: Iterable[str] = ()) -> PlainDat
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, SourceError | DataError):
             raise
-        raise SourceError(f"{folder}: the metadata cannot be used: {error!r:.200}.") from error
+        raise SourceError(f"{folder}: the metadata cannot be used: {error!r:.200}. {SOURCE_REMEDY}") from error
     return PlainDataset(folder, fps, specs, texts, places, videos)
 
 
@@ -195,7 +195,7 @@ def _table(folder: Folder, path: str, columns: list[str] | None) -> pa.Table:
     except FileNotFoundError:
         raise SourceError(f"{folder.path(path)}: expected this file, found none. Is the dataset complete?") from None
     except pa.ArrowException as error:
-        raise SourceError(f"{folder.path(path)}: expected a Parquet table: {error}") from error
+        raise SourceError(f"{folder.path(path)}: expected a Parquet table: {error}. {SOURCE_REMEDY}") from error
 
 
 def in_frame_order(frame_index: NDArray[np.int64], where: str) -> NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""Rows and frames of the episodes of a plainly read dataset, in bounded memory."""
+"""Rows and frames of the episodes of a plainly read LeRobot dataset, in bounded memory."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from predecode.reader.plain_dataset import PlainDataset, in_frame_order
 from predecode.reader.plain_images import Pixels, plain_image
 from predecode.reader.plain_rows import RowStream, number_column, text_column
+from predecode.reader.plain_source import PlainEpisode
 from predecode.transforms.errors import DataError
 from predecode.transforms.recent import Recent
 
@@ -26,22 +27,7 @@ _CHUNK_BYTES = 16 << 20
 _CAMERAS = ("video", "image")
 
 
-class PlainEpisode:
-    """The rows of one episode; its frames are read when they are asked for.
-
-    Attributes:
-        index: `episode_index`.
-        num_frames: Rows.
-        numbers: Per number feature (num_frames, *item_shape), of its item dtype.
-        texts: Per text feature num_frames strings.
-    """
-
-    def __init__(self, index: int, numbers: dict[str, NDArray[Any]], texts: dict[str, list[str]]) -> None:
-        self.index, self.numbers, self.texts = index, numbers, texts
-        self.num_frames = len(numbers["frame_index"])
-
-
-class PlainReader:
+class DatasetReader:
     """Reads episodes. For one thread, and cheapest when they are asked for in the order in which they lie."""
 
     def __init__(self, dataset: PlainDataset, *, tolerance_s: float) -> None:

@@ -38,7 +38,7 @@ def write_report(
     Args:
         url: The output: a folder or an fsspec URL.
         page_path: The local file to write.
-        source: The LeRobot dataset that it was made from; None to leave out what needs it.
+        source: The dataset that it was made from; None to leave out what needs it.
         storage_options: For fsspec, for both.
         show_progress: Whether to draw a bar on standard error.
 
@@ -58,7 +58,7 @@ def write_report(
     try:
         Path(page_path).write_text(page, encoding="utf-8")
     except OSError as error:
-        raise OutputError(f"Cannot write {page_path}: {error.strerror or error}.") from error
+        raise OutputError(f"Cannot write {page_path}: {error.strerror or error}. Name another file.") from error
 
 
 def _page(

@@ -10,9 +10,9 @@ import numpy as np
 
 from predecode.reader.comparison import Sample
 from predecode.reader.item_format import ItemFormat
-from predecode.reader.plain_dataset import open_plain_dataset
 from predecode.reader.plain_images import Pixels, StoredSize, squared_error
-from predecode.reader.plain_reader import PlainEpisode, PlainReader
+from predecode.reader.plain_opening import open_plain_source
+from predecode.reader.plain_source import PlainEpisode, PlainReader
 from predecode.reader.ranges import RangeReader, open_ranges
 from predecode.reader.report_data import ReportData, SampleId
 from predecode.reader.sample_rows import SampleRows
@@ -75,7 +75,7 @@ def compare_frames(
     Args:
         data: Of the output.
         splits: Its splits, opened.
-        source: The LeRobot dataset that it was made from.
+        source: The dataset that it was made from.
         advance: Told how many samples were looked at.
 
     Raises:
@@ -83,15 +83,14 @@ def compare_frames(
         PredecodeError: the source or the output cannot be read.
         OSError: storage fails.
     """
-    options, image = data.plan["options"], data.manifest["image"]
-    dataset = open_plain_dataset(source, options["exclude_features"])
+    image, dataset = data.manifest["image"], open_plain_source(source, data.plan)
     names = dict(zip([feature.name for feature in data.item_format.features], dataset.specs, strict=False))
     size = StoredSize(tuple(image["image_size"]) if image["image_size"] else None, image["resize_mode"])
     chosen = sorted(data.samples, key=lambda sample: order_key("fidelity", *sample))[:MAX_FRAMES]
     found: dict[str, CameraFidelity] = {camera.name: CameraFidelity() for camera in data.item_format.cameras}
     comparer = _Comparer(data.item_format, splits, open_ranges(data.folder), names, size)
     draws = -(-MAX_FRAMES // max(1, len(chosen)))
-    with PlainReader(dataset, tolerance_s=options["tolerance_s"]) as reader:
+    with dataset.open_reader() as reader:
         episode = None
         for sample_id in sorted(chosen, key=lambda each: _place(each, splits)):
             index = _place(sample_id, splits)[0]
