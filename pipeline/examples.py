@@ -46,7 +46,7 @@ examples:
   predecode preview out/pusht windows.png --windows 12
   predecode preview out/pusht --episode 3              some windows of episode 3
   predecode preview out/pusht --episode 3 --frames 40:60
-  predecode preview out/pusht --index 1234             what WindowDataset("out/pusht")[1234] shows
+  predecode preview out/pusht --index 123              what WindowDataset("out/pusht")[123] shows
 
 Padded slots are marked. --frames are the anchors' frame numbers, half-open."""
 

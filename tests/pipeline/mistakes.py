@@ -169,9 +169,8 @@ def page() -> str:
     sections = [HEADER]
     for mistake in MISTAKES:
         message = mistake.message.replace("DATA/", "HERE/")
-        sections.append(
-            f"## {mistake.title}\n\n```\npredecode: {message}\n```\n\n`{mistake.error.__name__}`: {mistake.advice}\n"
-        )
+        shown = f"```text\npredecode: {message}\n```"
+        sections.append(f"## {mistake.title}\n\n{shown}\n\n`{mistake.error.__name__}`: {mistake.advice}\n")
     return "\n".join(sections)
 
 

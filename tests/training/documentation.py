@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import re
-import shlex
 from dataclasses import dataclass
-from pathlib import Path
 
-PAGE = Path(__file__).parents[2] / "docs" / "training.md"
+from tests.documents import blocks, commands
 
-_BLOCK = re.compile(r"^```(?P<info>[^\n]*)\n(?P<content>.*?)^```$", re.MULTILINE | re.DOTALL)
+PAGE = "docs/training.md"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +30,7 @@ def examples(runs_with: str) -> list[str]:
 
 def all_examples() -> list[Example]:
     """Every block of Python."""
-    blocks = _BLOCK.finditer(PAGE.read_text())
-    words = [(block["info"].split(), block["content"]) for block in blocks]
-    return [Example(" ".join(info[1:]), content) for info, content in words if info[:1] == ["python"]]
+    return [Example(" ".join(block.info[1:]), block.content) for block in blocks(PAGE) if block.info[:1] == ("python",)]
 
 
 def program(name: str) -> str:
@@ -46,5 +41,5 @@ def program(name: str) -> str:
 
 def arguments(name: str) -> list[str]:
     """Those that the page starts a program with."""
-    (command,) = re.findall(rf"^python {re.escape(name)} ((?:.*\\\n)*.*)$", PAGE.read_text(), re.MULTILINE)
-    return shlex.split(command.replace("\\\n", ""))
+    (command,) = [words for words in commands(PAGE) if words[:2] == ["python", name]]
+    return command[2:]
