@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import re
 import textwrap
+from collections.abc import Sequence
 from typing import Any, NoReturn, get_args
 
 from predecode.pipeline import examples
@@ -35,6 +37,18 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"predecode: {message}.{guess} See `{self.prog} --help`.\n")
 
 
+class _Version(argparse.Action):
+    """Looks the version up only when it is asked for."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str) -> None:  # noqa: A002 - argparse's name.
+        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        """Ends the process with the version on standard output."""
+        print(f"{parser.prog} {importlib.metadata.version('predecode')}")
+        parser.exit()
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser of the whole command line."""
     parser: argparse.ArgumentParser = _Parser(
@@ -42,6 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Decodes robot-learning video once: LeRobot datasets to WebDataset shards of training windows.",
         epilog=examples.OVERVIEW,
     )
+    parser.add_argument("--version", action=_Version, help="show the version and exit")
     parser.set_defaults(debug=False)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     _add_materialize(commands)

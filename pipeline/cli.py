@@ -54,7 +54,8 @@ def _run(parsed: argparse.Namespace, arguments: Sequence[str] | None) -> int:
     _, rest = build_parser().parse_known_args(arguments, parsed)
     _limit_logs(logging.INFO if parsed.debug else logging.CRITICAL)
     if rest and parsed.command not in ("materialize", "plan"):
-        raise UsageError(f"Unknown option or argument: {' '.join(rest)}. See `predecode {parsed.command} --help`.")
+        command = f"predecode {parsed.command}" if parsed.command else "predecode"
+        raise UsageError(f"Unknown option or argument: {' '.join(rest)}. See `{command} --help`.")
     return _COMMANDS[parsed.command](parsed, rest) or EXIT_DONE
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import re
 import subprocess
@@ -172,6 +173,7 @@ def test_wrong_usage_that_the_parser_sees(
         (["inspect", "a", "--storage-options", "{"], "--storage-options: expected a JSON object such as"),
         ([], "Expected a command: materialize, plan, inspect, preview"),
         (["inspect", "a", "--fast"], "Unknown option or argument: --fast. See `predecode inspect --help`"),
+        (["--fast"], "Unknown option or argument: --fast. See `predecode --help`"),
         (["materialize", "ssource://x", "out"], "there is no storage 'ssource'"),
         (["materialize", "", "out"], "Expected a folder's path or URL, got ''"),
     ],
@@ -218,6 +220,12 @@ def test_help_has_examples(command: str, capsys: pytest.CaptureFixture[str]) -> 
     shown = capsys.readouterr().out
     assert f"examples:\n  predecode {command} " in shown or f"    predecode {command} " in shown
     assert all(len(line) <= 120 for line in shown.splitlines())
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out == f"predecode {importlib.metadata.version('predecode')}\n"
 
 
 def test_help_and_mistakes_do_not_wait_for_beam() -> None:
