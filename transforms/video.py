@@ -24,6 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from predecode.transforms.errors import DataError, MissingDependencyError
 from predecode.transforms.images import MAX_PIXELS
+from predecode.transforms.mp4_index import key_frame_indices
 
 if TYPE_CHECKING:
     from torchcodec import FrameBatch
@@ -108,7 +109,7 @@ class VideoFile:
             yield from self._nearest(times[chunk], tolerances[chunk])
 
     def key_frame_offsets(self, start_seconds: float, stop_seconds: float, fps: float) -> list[int]:
-        """Where the key frames of a stretch of the video are; scans the file.
+        """Where the key frames of a stretch of the video are; scans the file, unless its index says so (MP4).
 
         Times are taken to be evenly spaced: this is for cutting segments well, not for finding frames.
 
@@ -124,10 +125,15 @@ class VideoFile:
             DataError: the file cannot be scanned.
             OSError: the file cannot be read.
         """
-        decoder = self._opened(exact=True)
+        decoder = self._opened()
+        assert self._file is not None
         with self._decoding("its key frames cannot be listed"):
-            # The one thing that torchcodec knows and does not offer publicly.
-            indices = np.asarray(decoder._get_key_frame_indices(), np.float64)  # noqa: SLF001
+            indices = None if self._is_scanned else key_frame_indices(self._file)
+        if indices is None:
+            decoder = self._opened(exact=True)
+            with self._decoding("its key frames cannot be listed"):
+                # The one thing that torchcodec knows and does not offer publicly.
+                indices = np.asarray(decoder._get_key_frame_indices(), np.int64)  # noqa: SLF001
         times = (decoder.metadata.begin_stream_seconds or 0.0) + indices / (decoder.metadata.average_fps or fps)
         # Half a frame of slack: times that are computed differ from those in the file by rounding.
         inside = (times > start_seconds - 0.5 / fps) & (times < stop_seconds - 0.5 / fps)
