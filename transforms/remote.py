@@ -11,7 +11,8 @@ import contextlib
 import functools
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -27,6 +28,11 @@ FileRange: TypeAlias = tuple[str, int, int]
 
 _REQUESTS_AT_ONCE = 64
 """Of one call for ranges."""
+
+_LOOK_UPS_AT_ONCE = 16
+
+_FLAT = ("s3://", "s3a://", "gs://", "gcs://")
+"""What knows no folders: one listing gives all that is below a prefix."""
 
 _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     # botocore has ten connections, and readers would wait for one.
@@ -77,14 +83,39 @@ class RemoteFolder:
             )
         return int(info["size"])
 
-    def sizes(self, under: str = "") -> dict[str, int]:
-        """Relative paths of all files below a folder, with their sizes (0 where storage does not tell), sorted.
+    def sizes(self, under: str = "", *, look_up: bool = False) -> dict[str, int]:
+        """Relative paths of all files below a folder, with their sizes, sorted.
+
+        Args:
+            under: The folder.
+            look_up: Where a listing does not tell a size, look the file up, instead of saying 0.
 
         Raises:
             StorageError: storage does not answer, or refuses.
         """
+        root, sizes, unknown = self._path("").rstrip("/"), {}, []
+        for path, size_bytes in self._listed(under):
+            name = path[len(root) + 1 :]
+            sizes[name] = size_bytes or 0
+            if size_bytes is None:
+                unknown.append(name)
+        if look_up and unknown:
+            with ThreadPoolExecutor(_LOOK_UPS_AT_ONCE) as pool:
+                sizes |= {name: found or 0 for name, found in zip(unknown, pool.map(self.size, unknown), strict=True)}
+        return dict(sorted(sizes.items()))
+
+    def _listed(self, under: str) -> Iterator[tuple[str, int | None]]:
+        """Full paths of all files below a folder, with their sizes where storage tells."""
+        if self.url.startswith(_FLAT):
+            # Many files by one request, whatever folders they seem to lie in: a Zarr array may have one a chunk.
+            folder, what = self._path(under).rstrip("/"), f"Cannot list {self._url(under)}"
+            with contextlib.suppress(*_ABSENT):
+                for path, entry in self._call("find", folder, detail=True, what=what).items():
+                    if path.startswith(f"{folder}/") and not path.endswith("/"):
+                        yield path, entry["size"]
+            return
         # Not by `find`, which for some file systems leaves out a folder whose listing fails.
-        root, sizes, folders = self._path("").rstrip("/"), {}, [under]
+        folders = [under]
         while folders:
             name = folders.pop()
             folder = self._path(name).rstrip("/")
@@ -97,10 +128,9 @@ class RemoteFolder:
                 if not path.startswith(f"{folder}/"):
                     continue  # The folder itself, or what its web page points to.
                 if entry["type"] == "directory":
-                    folders.append(path[len(root) + 1 :])
+                    folders.append(path[len(self._path("").rstrip("/")) + 1 :])
                 elif not str(entry["name"]).endswith("/"):
-                    sizes[path[len(root) + 1 :]] = int(entry["size"] or 0)
-        return dict(sorted(sizes.items()))
+                    yield path, entry["size"]
 
     def fetch(self, ranges: Sequence[FileRange]) -> list[bytes]:
         """Reads ranges, which are not empty, all at once as far as the file system can.

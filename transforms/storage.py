@@ -153,6 +153,14 @@ class Folder:
         """Relative paths of all files below a folder, sorted as strings; empty where there is no such folder."""
         return list(self._sizes(under))
 
+    def sizes(self) -> dict[str, int]:
+        """Relative paths of all files below the folder, sorted, with their bytes, also where no listing tells these.
+
+        Raises:
+            StorageError: storage does not answer, or refuses.
+        """
+        return self._sizes("") if self.is_local else self._remote.sizes(look_up=True)
+
     def total_bytes(self) -> int:
         """Size of all files below the folder."""
         return sum(self._sizes("").values())

@@ -55,11 +55,13 @@ class Store:
         return fsspec.core.url_to_fs(self.url, **self.options, use_listings_cache=False, skip_instance_cache=True)[0]
 
     def upload(self, folder: Path, name: str) -> str:
-        """Puts a folder there; its URL."""
+        """Puts a folder or a file there; its URL."""
         if self.folder is not None:
             (self.folder / name).symlink_to(folder)
             return f"{self.url}/{name}"
         filesystem = self.filesystem()
+        if folder.is_file():
+            filesystem.put_file(str(folder), f"{BUCKET}/{name}")
         for path in sorted(folder.rglob("*")):
             if path.is_file():
                 filesystem.put_file(str(path), f"{BUCKET}/{name}/{path.relative_to(folder)}")
@@ -185,13 +187,15 @@ class _WebHandler(BaseHTTPRequestHandler):
             self._send_file(path.read_bytes())
 
     def _send_file(self, content: bytes) -> None:
-        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        asked = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", ""))
         if asked is None:
             self._send(200, content)
-        elif int(asked[1]) >= len(content):
+        elif asked[1] and int(asked[1]) >= len(content):
             self._send(416, b"")
         else:
-            start, stop = int(asked[1]), min(int(asked[2] or len(content)) + 1, len(content))
+            start, stop = int(asked[1] or 0), min(int(asked[2] or len(content)) + 1, len(content))
+            if not asked[1]:  # So many bytes of the end.
+                start, stop = max(0, len(content) - int(asked[2])), len(content)
             place = {"Content-Range": f"bytes {start}-{stop - 1}/{len(content)}"}
             self._send(206, content[start:stop], **place)
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
+
+import tensorstore as ts
 
 from predecode.transforms.episodes import EpisodeMetadata, FrameRun
 from predecode.transforms.errors import SOURCE_REMEDY, DataError, SourceError, UsageError
@@ -20,6 +23,10 @@ from predecode.transforms.storage import Folder, check_relative
 
 _DATA = "data"
 _ENDS = "meta/episode_ends"
+_ROWS = "rows/"
+_STRETCH = re.compile(rf"{_ROWS}(\d+)-(\d+)")
+"""What stands for a file here: the rows of one episode."""
+
 _MAX_EPISODES = 1 << 27
 _BATCH_EPISODES = 1 << 16
 
@@ -36,7 +43,6 @@ class ZarrSource:
         arrays: Of each feature that is one, by the feature's name.
         ends: The array of where episodes end.
         specs_json: The features, as info.json has them.
-        size_bytes: Of the whole store; None where it is remote.
     """
 
     store: ZarrStore
@@ -46,7 +52,6 @@ class ZarrSource:
     arrays: dict[str, ZarrArray]
     ends: ZarrArray
     specs_json: str
-    size_bytes: int | None
 
     @classmethod
     def open(
@@ -60,10 +65,10 @@ class ZarrSource:
             UsageError: fps is missing, a feature is excluded or renamed that is not there.
         """
         store = ZarrStore(folder)
-        store.check()
+        listing = store.list_files()
         if fps is None:
             raise UsageError(f"{folder}: a Zarr replay buffer does not say how fast it was recorded: give --fps N.")
-        found = store.names(_DATA)
+        found = listing.names(_DATA)
         if unknown := excluded.difference(found):
             raise UsageError(
                 f"{folder}: cannot exclude {', '.join(sorted(unknown))}: no such array. There are: {', '.join(found)}."
@@ -73,11 +78,14 @@ class ZarrSource:
             raise SourceError(f"{folder}: expected arrays in {_DATA}/, found none. Is it a replay buffer?")
         arrays = {
             new: describe_array(
-                store, check_relative(f"{_DATA}/{old}", str(folder)), f"Or leave it out with --exclude-features {old}."
+                store,
+                listing,
+                check_relative(f"{_DATA}/{old}", str(folder)),
+                f"Or leave it out with --exclude-features {old}.",
             )
             for old, new in names.items()
         }
-        ends = describe_array(store, _ENDS, "It says where episodes end.")
+        ends = describe_array(store, listing, _ENDS, "It says where episodes end.")
         if "int" not in ends.dtype or len(ends.shape) != 1 or ends.shape[0] > _MAX_EPISODES:
             raise SourceError(
                 f"{folder}: {_ENDS}: expected at most {_MAX_EPISODES} whole numbers, got {ends.dtype} of shape "
@@ -85,7 +93,7 @@ class ZarrSource:
             )
         _check_lengths(arrays, str(folder))
         specs, features = features_of(arrays, str(folder))
-        return cls(store, fps, task, features, arrays, ends, json.dumps(specs), store.size_bytes())
+        return cls(store, fps, task, features, arrays, ends, json.dumps(specs))
 
     @property
     def info(self) -> dict[str, Any]:
@@ -128,7 +136,7 @@ class ZarrSource:
             SourceError: the ends do not increase, or are not those of the arrays.
         """
         for index, (start, stop) in enumerate(pairwise(self._bounds(path))):
-            yield index, FrameRun(_DATA, start, 0, stop - start)
+            yield index, FrameRun(f"{_ROWS}{start}-{stop}", start, 0, stop - start)
 
     def read_episode_metadata(self, path: str) -> Iterator[tuple[int, EpisodeMetadata]]:
         """One entry an episode.
@@ -140,8 +148,12 @@ class ZarrSource:
             yield index, EpisodeMetadata(stop - start, (self.task,), ())
 
     def file_size(self, path: str) -> int | None:
-        """Bytes of the whole store: its chunks are not told apart."""
-        return self.size_bytes if path in (_DATA, _ENDS) else None
+        """Bytes of the files of all arrays that hold a stretch of rows, which changes when these rows do."""
+        if path == _ENDS:
+            return self.ends.files.total()
+        if not (rows := _STRETCH.fullmatch(path)):
+            return None
+        return sum(array.files.of_rows(int(rows[1]), int(rows[2])) for array in self.arrays.values())
 
     def reader(self, *, tolerance_s: float) -> SourceReader:
         """Opens what one thread needs; there are no timestamps that could be off."""
@@ -168,12 +180,15 @@ class ZarrSource:
     def _ends(self, path: str, where: str) -> Iterator[int]:
         num_episodes = self.ends.shape[0]
         try:
-            with self.store.reading():
-                array = self.store.open_array(path, self.ends.driver, new_context())
-                for start in range(0, num_episodes, _BATCH_EPISODES):
-                    yield from array[start : min(start + _BATCH_EPISODES, num_episodes)].read().result().tolist()
+            array = self.store.open_array(path, self.ends.driver, new_context())
+            for start in range(0, num_episodes, _BATCH_EPISODES):
+                yield from self._batch(array[start : min(start + _BATCH_EPISODES, num_episodes)], path)
         except DataError as error:
             raise SourceError(f"{where}: {error}. Without it the episodes are unknown: mend it.") from error
+
+    def _batch(self, part: ts.TensorStore, path: str) -> list[int]:
+        read: list[int] = self.store.attempt(path, lambda seconds, _: part.read().result(timeout=seconds)).tolist()
+        return read
 
 
 def _check_lengths(arrays: Mapping[str, ZarrArray], where: str) -> None:

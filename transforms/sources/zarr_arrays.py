@@ -9,11 +9,12 @@ from typing import Any
 
 import tensorstore as ts
 
-from predecode.transforms.errors import SourceError
+from predecode.transforms.errors import DataError, SourceError
 from predecode.transforms.features import Feature, parse_features
 from predecode.transforms.images import MAX_PIXELS
 from predecode.transforms.sources.made_columns import MADE_SPECS
 from predecode.transforms.sources.zarr_images import MAX_ROWS, ImageLayout
+from predecode.transforms.sources.zarr_listing import ChunkSizes, ZarrListing
 from predecode.transforms.sources.zarr_store import ZarrStore, new_context
 
 MAX_CHUNK_BYTES = 1 << 29
@@ -34,6 +35,7 @@ class ZarrArray:
         dtype: numpy name.
         shape: Of all of it, time first.
         chunk_shape: Of what is decoded at a time.
+        files: Sizes of the files that hold it.
         images: Of an array whose chunks are images that tensorstore cannot decode; None for all others.
     """
 
@@ -42,6 +44,7 @@ class ZarrArray:
     dtype: str
     shape: tuple[int, ...]
     chunk_shape: tuple[int, ...]
+    files: ChunkSizes
     images: ImageLayout | None = None
 
     @property
@@ -58,35 +61,43 @@ class ZarrArray:
         return {"dtype": self.dtype, "shape": list(self.shape[1:]) or [1], "names": None}
 
 
-def describe_array(store: ZarrStore, path: str, remedy: str) -> ZarrArray:
+def describe_array(store: ZarrStore, listing: ZarrListing, path: str, remedy: str) -> ZarrArray:
     """Opens an array and checks that it can be read, in bounded memory.
 
     Args:
         store: Where it lies.
+        listing: Of all files there.
         path: Within the store.
         remedy: What to do about an array that cannot be used.
 
     Raises:
         SourceError: a codec or dtype that tensorstore does not know, absurd sizes.
+        OSError: storage fails.
     """
-    driver, metadata = store.driver(path)
+    driver, metadata = store.driver(path, listing)
     where = f"{store.folder}: {path}"
     if images := ImageLayout.of(metadata):
-        found = ZarrArray(path, driver, "uint8", images.shape, (1, *images.shape[1:]), images)
+        sizes = listing.chunk_sizes(path, 1)
+        found = ZarrArray(path, driver, "uint8", images.shape, (1, *images.shape[1:]), sizes, images)
         return _checked_images(found, where, remedy)
     try:
         array = store.open_array(path, driver, new_context())
-    except ValueError as error:
+    except DataError as error:
         codecs = ", ".join(_codecs(metadata)) or "none"
         raise SourceError(
             f"{where}: tensorstore cannot read this array (codecs: {codecs}; dtype: "
-            f"{metadata.get('dtype', metadata.get('data_type'))!r:.80}): {store.reason(error)}. Write it again with "
+            f"{metadata.get('dtype', metadata.get('data_type'))!r:.80}): {error}. Write it again with "
             f"zstd or blosc and a plain dtype, with the software that wrote it. {remedy}"
         ) from error
-    return _checked(array, path, driver, where, remedy)
+    _check(array, where, remedy)
+    layout = array.chunk_layout
+    sizes = listing.chunk_sizes(path, (layout.write_chunk.shape or (0,))[0] or 1)
+    chunk = tuple(size or 0 for size in layout.read_chunk.shape or ())
+    found = ZarrArray(path, driver, array.dtype.name, tuple(array.shape), chunk, sizes)
+    return _checked_images(found, where, remedy)
 
 
-def _checked(array: ts.TensorStore, path: str, driver: str, where: str, remedy: str) -> ZarrArray:
+def _check(array: ts.TensorStore, where: str, remedy: str) -> None:
     shape, chunk = tuple(array.shape), tuple(size or 0 for size in array.chunk_layout.read_chunk.shape or ())
     if not shape or shape[0] > MAX_ROWS:
         raise SourceError(f"{where}: expected an array (time, ...) of at most {MAX_ROWS} rows, got {shape}. {remedy}")
@@ -96,7 +107,6 @@ def _checked(array: ts.TensorStore, path: str, driver: str, where: str, remedy: 
             f"{where}: expected chunks of at most {MAX_CHUNK_BYTES} bytes, got {chunk}, {chunk_bytes} bytes: a chunk "
             f"must be decoded as a whole. Write the array again with smaller chunks. {remedy}"
         )
-    return _checked_images(ZarrArray(path, driver, array.dtype.name, shape, chunk), where, remedy)
 
 
 def _checked_images(found: ZarrArray, where: str, remedy: str) -> ZarrArray:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import imagecodecs
 import numpy as np
@@ -22,6 +22,9 @@ _DECODERS: dict[str, Callable[..., NDArray[Any]]] = {
     "imagecodecs_jpegxl": imagecodecs.jpegxl_decode,
     "imagecodecs_jpeg2k": imagecodecs.jpeg2k_decode,
 }
+
+Reads: TypeAlias = list[tuple[str, ts.Future[ts.KvStore.ReadResult]]]
+"""Names of chunks, and what they will be."""
 
 MAX_ROWS = 1 << 40
 
@@ -60,8 +63,17 @@ class ImageLayout:
         )
         return cls(str(codec), (shape[0], shape[1], shape[2], shape[3]), separator) if is_one and shape else None
 
-    def read(self, files: ts.KvStore, path: str, start_row: int, stop_row: int) -> NDArray[np.uint8]:
-        """Decodes the frames of a half-open range.
+    def begin(self, files: ts.KvStore, path: str, start_row: int, stop_row: int) -> Reads:
+        """Asks for the frames of a half-open range, all at once."""
+        names = [f"{path}/{self.separator.join((str(row), '0', '0', '0'))}" for row in range(start_row, stop_row)]
+        return [(name, files.read(name)) for name in names]
+
+    def decode(self, reads: Reads, seconds: float | None) -> NDArray[np.uint8]:
+        """Decodes what was asked for.
+
+        Args:
+            reads: As `begin` gives them.
+            seconds: How long each may take; None for any time.
 
         Returns:
             uint8, (rows, H, W, C).
@@ -69,10 +81,9 @@ class ImageLayout:
         Raises:
             DataError: one is missing, or cannot be decoded to this shape.
         """
-        images = np.empty((stop_row - start_row, *self.shape[1:]), np.uint8)
-        names = [f"{path}/{self.separator.join((str(row), '0', '0', '0'))}" for row in range(start_row, stop_row)]
-        for name, image in zip(names, images, strict=True):
-            found = files.read(name).result()
+        images = np.empty((len(reads), *self.shape[1:]), np.uint8)
+        for (name, begun), image in zip(reads, images, strict=True):
+            found = begun.result(timeout=seconds)
             if found.state == "missing":
                 raise DataError(f'chunk "{name}" is missing')
             try:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import numpy as np
 import tensorstore as ts
@@ -17,6 +19,7 @@ from predecode.transforms.errors import DataError
 from predecode.transforms.features import Feature
 from predecode.transforms.sources.made_columns import made_columns
 from predecode.transforms.sources.zarr_arrays import ZarrArray
+from predecode.transforms.sources.zarr_images import Reads
 from predecode.transforms.sources.zarr_store import ZarrStore, new_context
 
 if TYPE_CHECKING:
@@ -24,6 +27,15 @@ if TYPE_CHECKING:
 
 _PIECE_BYTES = 1 << 26
 """Of frames that are read at once, where chunks are not larger."""
+
+_MAX_AHEAD = 16
+"""Stretches of remote rows that are asked for before they are needed, as long as they are not more than a piece."""
+
+Stretch: TypeAlias = tuple[str, int, int]
+"""Feature, first row, row behind the last."""
+
+Begun: TypeAlias = "ts.Future[NDArray[Any]] | Reads"
+"""What was asked for: an array, or encoded images."""
 
 _MAX_INT64 = np.iinfo(np.int64).max
 
@@ -64,8 +76,7 @@ class ZarrReader:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._opened.clear()
-        self._context = self._files = None
+        self._forget()
 
     def rows(self, episode: Episode, first_frame: int, stop_frame: int) -> Rows:
         """Values of all number features of a half-open range of frames, and the task.
@@ -77,10 +88,13 @@ class ZarrReader:
         first_row = _first_row(episode)
         made = made_columns(episode, first_frame, stop_frame, first_row=first_row, fps=self._fps, task=self._task)
         numbers = [self._features[name] for name in self._arrays if not self._features[name].is_camera]
-        return {
-            **{feature.name: self._numbers(episode, feature, first_frame, stop_frame) for feature in numbers},
-            **made,
+        bounds = first_row + first_frame, first_row + stop_frame
+        read = self._read_each(episode, [(feature.name, *bounds) for feature in numbers])
+        found = {
+            feature.name: self._numbers(episode, feature, first_frame, values)
+            for feature, values in zip(numbers, read, strict=True)
         }
+        return {**found, **made}
 
     def frames(self, episode: Episode, camera: str, frames: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
         """One image (H, W, C) per given frame number, which must be sorted and distinct.
@@ -91,21 +105,19 @@ class ZarrReader:
         """
         first_row = _first_row(episode)
         array = self._arrays[camera]
-        for _, piece in groupby(frames, lambda frame: _piece(array, first_row + frame)):
-            wanted = list(piece)
-            read = self._read(episode, camera, first_row + wanted[0], first_row + wanted[-1] + 1)
-            for frame in wanted:
-                yield self._pixels(read[frame - wanted[0]], episode, camera, frame)
+        pieces = [list(piece) for _, piece in groupby(frames, lambda frame: _piece(array, first_row + frame))]
+        wanted = [(camera, first_row + piece[0], first_row + piece[-1] + 1) for piece in pieces]
+        for piece, read in zip(pieces, self._read_each(episode, wanted), strict=True):
+            for frame in piece:
+                yield self._pixels(read[frame - piece[0]], episode, camera, frame)
 
     def key_frames(self, episode: Episode, camera: str) -> list[int]:
         """All frames: none needs an earlier one."""
         assert camera in self._arrays
         return list(range(episode.num_frames))
 
-    def _numbers(self, episode: Episode, feature: Feature, first_frame: int, stop_frame: int) -> NDArray[Any]:
+    def _numbers(self, episode: Episode, feature: Feature, first_frame: int, values: NDArray[Any]) -> NDArray[Any]:
         """Values (frames, *item_shape) of the dtype that an item has."""
-        first_row = _first_row(episode)
-        values = self._read(episode, feature.name, first_row + first_frame, first_row + stop_frame)
         if values.dtype == np.uint64 and (values > _MAX_INT64).any():
             row = int(np.argmax((values > _MAX_INT64).reshape(len(values), -1).any(axis=1)))
             raise DataError(
@@ -115,13 +127,37 @@ class ZarrReader:
         with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, as it does in a tensor
             return values.astype(feature.item_dtype).reshape(len(values), *feature.item_shape)
 
-    def _read(self, episode: Episode, name: str, start_row: int, stop_row: int) -> NDArray[Any]:
-        """Rows of an array, in C order."""
+    def _read_each(self, episode: Episode, stretches: Sequence[Stretch]) -> Iterator[NDArray[Any]]:
+        """Rows of arrays, in C order. What lies far away is asked for some stretches ahead."""
+        largest = max((self._row_bytes(name) * (stop - start) for name, start, stop in stretches), default=0)
+        ahead = 0 if self._store.folder.is_local else min(_MAX_AHEAD, _PIECE_BYTES // max(1, largest))
+        begun: deque[tuple[Stretch, Begun | None]] = deque()
+        for stretch in stretches:
+            begun.append((stretch, self._begin_ahead(stretch) if ahead else None))
+            if len(begun) > ahead:
+                yield self._read(episode, *begun.popleft())
+        while begun:
+            yield self._read(episode, *begun.popleft())
+
+    def _row_bytes(self, name: str) -> int:
+        array = self._arrays[name]
+        return math.prod(array.shape[1:]) * np.dtype(array.dtype).itemsize
+
+    def _read(self, episode: Episode, stretch: Stretch, begun: Begun | None) -> NDArray[Any]:
+        name, start_row, stop_row = stretch
+        array = self._arrays[name]
+
+        def finish(seconds: float | None, number: int) -> NDArray[Any]:
+            if number > 1:
+                self._forget()
+            asked = self._begin(stretch) if number > 1 or begun is None else begun
+            if isinstance(asked, list):
+                assert array.images is not None
+                return array.images.decode(asked, seconds)
+            return np.asarray(asked.result(timeout=seconds))
+
         try:
-            with self._store.reading():
-                if images := self._arrays[name].images:
-                    return images.read(self._open_files(), self._arrays[name].path, start_row, stop_row)
-                return np.asarray(self._open(name)[start_row:stop_row].read(order="C").result())
+            return self._store.attempt(array.path, finish, num_bytes=self._row_bytes(name) * (stop_row - start_row))
         except DataError as error:
             where = self._where(episode, name, start_row - _first_row(episode))
             raise DataError(
@@ -131,16 +167,27 @@ class ZarrReader:
                 else f"{where} or behind it: {error}."
             ) from error
 
-    def _open(self, name: str) -> ts.TensorStore:
-        if name not in self._opened:
-            self._context = self._context or new_context()
-            array = self._arrays[name]
-            self._opened[name] = self._store.open_array(array.path, array.driver, self._context)
-        return self._opened[name]
+    def _begin_ahead(self, stretch: Stretch) -> Begun | None:
+        with contextlib.suppress(DataError):  # Said by who reads it.
+            return self._begin(stretch)
+        return None
 
-    def _open_files(self) -> ts.KvStore:
-        self._files = self._files or self._store.open_files()
-        return self._files
+    def _begin(self, stretch: Stretch) -> Begun:
+        """Asks for rows of an array."""
+        name, start_row, stop_row = stretch
+        array = self._arrays[name]
+        self._context = self._context or new_context()
+        if array.images:
+            self._files = self._files or self._store.open_files(self._context)
+            return array.images.begin(self._files, array.path, start_row, stop_row)
+        if name not in self._opened:
+            self._opened[name] = self._store.open_array(array.path, array.driver, self._context)
+        return self._opened[name][start_row:stop_row].read(order="C")
+
+    def _forget(self) -> None:
+        """Lets go of all that is open: who asked for a chunk that hangs would only join who waits for it."""
+        self._opened.clear()
+        self._context = self._files = None
 
     def _pixels(self, image: NDArray[Any], episode: Episode, camera: str, frame: int) -> NDArray[np.uint8]:
         if image.dtype == np.uint8:
