@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-import tensorstore as ts
-
 from predecode.transforms.episodes import EpisodeMetadata, FrameRun
 from predecode.transforms.errors import SOURCE_REMEDY, DataError, SourceError, UsageError
 from predecode.transforms.features import Feature
@@ -180,15 +178,22 @@ class ZarrSource:
     def _ends(self, path: str, where: str) -> Iterator[int]:
         num_episodes = self.ends.shape[0]
         try:
-            array = self.store.open_array(path, self.ends.driver, new_context())
             for start in range(0, num_episodes, _BATCH_EPISODES):
-                yield from self._batch(array[start : min(start + _BATCH_EPISODES, num_episodes)], path)
+                yield from self._batch(path, start, min(start + _BATCH_EPISODES, num_episodes))
         except DataError as error:
             raise SourceError(f"{where}: {error}. Without it the episodes are unknown: mend it.") from error
 
-    def _batch(self, part: ts.TensorStore, path: str) -> list[int]:
-        read: list[int] = self.store.attempt(path, lambda seconds, _: part.read().result(timeout=seconds)).tolist()
-        return read
+    def _batch(self, path: str, start: int, stop: int) -> list[int]:
+        array = self.store.open_array(path, self.ends.driver, new_context())
+
+        def read(seconds: float | None, number: int) -> list[int]:
+            nonlocal array
+            if number > 1:  # Within the old context it would only join who waits for what hangs.
+                array = self.store.open_array(path, self.ends.driver, new_context())
+            found: list[int] = array[start:stop].read().result(timeout=seconds).tolist()
+            return found
+
+        return self.store.attempt(path, read)
 
 
 def _check_lengths(arrays: Mapping[str, ZarrArray], where: str) -> None:

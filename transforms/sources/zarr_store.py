@@ -135,9 +135,13 @@ class ZarrStore:
             "fill_missing_data_reads": False,
             "recheck_cached_data": "open",
         }
-        return self.attempt(
-            path, lambda seconds, _: ts.open(spec, read=True, open=True, context=context).result(timeout=seconds)
-        )
+
+        def open_once(seconds: float | None, number: int) -> ts.TensorStore:
+            # Again in the same context it would only join who waits for what hangs.
+            of_this = context if number == 1 else new_context()
+            return ts.open(spec, read=True, open=True, context=of_this).result(timeout=seconds)
+
+        return self.attempt(path, open_once)
 
     def open_files(self, context: ts.Context) -> ts.KvStore:
         """Opens the store for reading its files by their relative paths.
@@ -228,8 +232,10 @@ class ZarrStore:
         try:
             if not self.is_zip:
                 return self.folder.read(name)
-            files = self.open_files(new_context())
-            return bytes(self.attempt(name, lambda seconds, _: files.read(name).result(timeout=seconds)).value)
+            found = self.attempt(
+                name, lambda seconds, _: self.open_files(new_context()).read(name).result(timeout=seconds)
+            )
+            return bytes(found.value)
         except SourceError:
             raise
         except (DataError, OSError) as error:
