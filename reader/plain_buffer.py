@@ -73,16 +73,16 @@ def open_plain_buffer(folder: Folder, excluded: Iterable[str] = ()) -> PlainBuff
     from predecode.transforms.sources.zarr_store import ZarrStore, new_context
 
     store = ZarrStore(folder)
-    store.check()
-    names = [name for name in store.names("data") if name not in set(excluded)]
-    metadata = {name: store.driver(f"data/{name}") for name in names}
+    listing = store.list_files()
+    names = [name for name in listing.names("data") if name not in set(excluded)]
+    metadata = {name: store.driver(f"data/{name}", listing) for name in names}
     specs: dict[str, Mapping[str, Any]] = {}
     num_rows = {}
     for name in names:
         dtype, shape = _dtype_and_shape(store, f"data/{name}", *metadata[name])
         specs[name], num_rows[name] = _spec(dtype, shape), shape[0]
-    with store.reading():
-        ends = store.open_array(_ENDS, store.driver(_ENDS)[0], new_context()).read().result()
+    array = store.open_array(_ENDS, store.driver(_ENDS, listing)[0], new_context())
+    ends = store.attempt(_ENDS, lambda seconds, _: array.read().result(timeout=seconds))
     starts = np.concatenate([[0], np.asarray(ends)]).astype(np.int64)
     if (np.diff(starts) <= 0).any() or any(count != starts[-1] for count in num_rows.values()):
         raise SourceError(
@@ -101,8 +101,8 @@ def _dtype_and_shape(
         return "uint8", tuple(metadata["shape"])
     try:
         array = store.open_array(path, driver, new_context())
-    except ValueError as error:
-        raise SourceError(f"{store.folder}: {path}: cannot be read: {store.reason(error)}. Mend it first.") from error
+    except DataError as error:
+        raise SourceError(f"{store.folder}: {path}: cannot be read: {error}. Mend it first.") from error
     return array.dtype.name, tuple(array.shape)
 
 
@@ -204,12 +204,13 @@ class BufferReader:
 
         store = self._buffer.store
         try:
-            with store.reading():
-                if name not in self._arrays:
-                    self._context = self._context or new_context()
-                    driver = self._buffer.metadata[name][0]
-                    self._arrays[name] = store.open_array(f"data/{name}", driver, self._context)
-                return np.asarray(self._arrays[name][start_row:stop_row].read(order="C").result())
+            if name not in self._arrays:
+                self._context = self._context or new_context()
+                driver = self._buffer.metadata[name][0]
+                self._arrays[name] = store.open_array(f"data/{name}", driver, self._context)
+            part = self._arrays[name][start_row:stop_row]
+            read = store.attempt(f"data/{name}", lambda seconds, _: part.read(order="C").result(timeout=seconds))
+            return np.asarray(read)
         except DataError as error:
             raise DataError(f"episode {episode}, {name}, rows {start_row} to {stop_row}: {error}") from error
 
@@ -217,11 +218,15 @@ class BufferReader:
         """A frame that is the only one of its chunk."""
         import imagecodecs
 
+        from predecode.transforms.sources.zarr_store import new_context
+
+        store = self._buffer.store
         separator = self._buffer.metadata[camera][1].get("dimension_separator", ".")
         path = f"data/{camera}/{separator.join([str(row), '0', '0', '0'])}"
         try:
-            with self._buffer.store.reading():
-                found = self._buffer.store.open_files().read(path).result()
+            self._context = self._context or new_context()
+            files = store.open_files(self._context)
+            found = store.attempt(path, lambda seconds, _: files.read(path).result(timeout=seconds))
             image = np.asarray(getattr(imagecodecs, codec)(found.value))
         except Exception as error:  # Each codec has its own.
             if isinstance(error, OSError | MemoryError):

@@ -213,7 +213,7 @@ class ZarrStore:
             raise
         except FileNotFoundError as error:
             raise SourceNotFoundError(
-                f"{self.folder}: there is no such file. Expected a .zip of a Zarr group."
+                f"{self.folder}: there is no such file. Expected a .zip of a Zarr group. Is the path right?"
             ) from error
         except (*_NO_ZIP, OSError) as error:
             raise SourceError(
