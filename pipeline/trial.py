@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from predecode.transforms.episodes import Episode
 from predecode.transforms.errors import DataError
 from predecode.transforms.layout import Layout
@@ -139,7 +141,7 @@ def spread_order(count: int) -> Iterator[int]:
     >>> list(spread_order(8))
     [0, 5, 2, 7, 4, 1, 6, 3]
     """
-    step = max(1, round(count * _GOLDEN))
-    while math.gcd(step, count) > 1:
-        step += 1
-    return (place * step % count for place in range(count))
+    # Multiples of the golden ratio lie evenly however many there are; of whole numbers that does not hold.
+    points = np.arange(count) * _GOLDEN % 1.0
+    ranks = np.argsort(np.argsort(points))
+    return iter(ranks.tolist())
