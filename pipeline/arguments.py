@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import re
 import textwrap
 from collections.abc import Sequence
@@ -45,6 +44,8 @@ class _Version(argparse.Action):
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
         """Ends the process with the version on standard output."""
+        import importlib.metadata
+
         print(f"{parser.prog} {importlib.metadata.version('predecode')}")
         parser.exit()
 

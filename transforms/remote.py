@@ -93,26 +93,22 @@ class RemoteFolder:
         Raises:
             StorageError: storage does not answer, or refuses.
         """
-        root, sizes, unknown = self._path("").rstrip("/"), {}, []
-        for path, size_bytes in self._listed(under):
-            name = path[len(root) + 1 :]
-            sizes[name] = size_bytes or 0
-            if size_bytes is None:
-                unknown.append(name)
-        if look_up and unknown:
+        sizes = dict(sorted(self._listed(under)))
+        if look_up and (unknown := [name for name, size_bytes in sizes.items() if size_bytes is None]):
             with ThreadPoolExecutor(_LOOK_UPS_AT_ONCE) as pool:
-                sizes |= {name: found or 0 for name, found in zip(unknown, pool.map(self.size, unknown), strict=True)}
-        return dict(sorted(sizes.items()))
+                sizes |= zip(unknown, pool.map(self.size, unknown), strict=True)
+        return {name: size_bytes or 0 for name, size_bytes in sizes.items()}
 
     def _listed(self, under: str) -> Iterator[tuple[str, int | None]]:
-        """Full paths of all files below a folder, with their sizes where storage tells."""
+        """Relative paths of all files below a folder, with their sizes where storage tells."""
+        start = len(self._path("").rstrip("/")) + 1
         if self.url.startswith(_FLAT):
             # Many files by one request, whatever folders they seem to lie in: a Zarr array may have one a chunk.
             folder, what = self._path(under).rstrip("/"), f"Cannot list {self._url(under)}"
             with contextlib.suppress(*_ABSENT):
                 for path, entry in self._call("find", folder, detail=True, what=what).items():
                     if path.startswith(f"{folder}/") and not path.endswith("/"):
-                        yield path, entry["size"]
+                        yield path[start:], entry["size"]
             return
         # Not by `find`, which for some file systems leaves out a folder whose listing fails.
         folders = [under]
@@ -128,9 +124,9 @@ class RemoteFolder:
                 if not path.startswith(f"{folder}/"):
                     continue  # The folder itself, or what its web page points to.
                 if entry["type"] == "directory":
-                    folders.append(path[len(self._path("").rstrip("/")) + 1 :])
+                    folders.append(path[start:])
                 elif not str(entry["name"]).endswith("/"):
-                    yield path, entry["size"]
+                    yield path[start:], entry["size"]
 
     def fetch(self, ranges: Sequence[FileRange]) -> list[bytes]:
         """Reads ranges, which are not empty, all at once as far as the file system can.

@@ -89,15 +89,17 @@ def _standard_header(name: str, size_bytes: int) -> bytes:
 
 
 _BLANK = _standard_header("", 0)
-_BLANK_SUM = int(_BLANK[148:154], 8)
+_NO_SIZE = b"00000000000"
+_BLANK_SUM = int(_BLANK[148:154], 8) - sum(_NO_SIZE)
+"""The checksum of a header without the digits of its size."""
 
 
 def _tar_header(name: str, size_bytes: int) -> bytes:
     """The same bytes, in a tenth of the time: of a header only name, size and checksum change (POSIX.1-1988, ustar)."""
     encoded, size = name.encode("utf-8", "surrogateescape"), b"%011o" % size_bytes
-    if len(encoded) > tarfile.LENGTH_NAME or len(size) > len("00000000000"):
+    if len(encoded) > tarfile.LENGTH_NAME or len(size) > len(_NO_SIZE):
         return _standard_header(name, size_bytes)
-    checksum = _BLANK_SUM + sum(encoded) + sum(size) - sum(b"00000000000")
+    checksum = _BLANK_SUM + sum(encoded) + sum(size)
     return b"".join(
         (encoded.ljust(100, b"\0"), _BLANK[100:124], size, _BLANK[135:148], b"%06o" % checksum, _BLANK[154:])
     )

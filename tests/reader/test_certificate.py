@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 
 from predecode.pipeline.cli import main
 from predecode.reader import certificate as certificate_module
-from predecode.reader.certificate import Certificate, certify_output
+from predecode.reader.certificate import certify_output
 from predecode.reader.plain_images import StoredSize, image_problem
-from predecode.reader.verification import verify_output
 from predecode.transforms import samples
 from predecode.transforms.errors import SourceError, UsageError
 from predecode.transforms.hashing import digest
@@ -28,19 +27,11 @@ from predecode.transforms.sources.lerobot_reader import LeRobotReader
 from predecode.transforms.windows import window
 from tests import dirty
 from tests.pipeline.running import manifest, quarantine, run, tree
+from tests.reader.certifying import certify, found
 from tests.reader.conftest import Materialized
 
 WINDOWS = (("observation.image", (-1, 0)), ("action", (-3, 0, 5)))
 CopyDataset = Callable[[str], Path]
-
-
-def certify(output: Path, source: Path) -> Certificate:
-    assert verify_output(str(output)).is_sound, "the checksums know nothing of what these tests are about"
-    return certify_output(str(output), str(source), num_threads=2)
-
-
-def found(certificate: Certificate) -> list[tuple[Any, ...]]:
-    return [(each.episode_index, each.frame, each.feature, each.delta) for each in certificate.differences]
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,13 @@ import pytest
 from numpy.typing import NDArray
 
 from predecode.pipeline.cli import main
-from predecode.reader.certificate import Certificate, certify_output
-from predecode.reader.verification import verify_output
+from predecode.reader.certificate import certify_output
 from predecode.transforms import samples
 from predecode.transforms.errors import SourceError, SourceNotFoundError, UsageError
 from predecode.transforms.sources.zarr_reader import ZarrReader
 from predecode.transforms.windows import window
 from tests.pipeline.running import run
+from tests.reader.certifying import certify, found
 from tests.sources.replay_buffers import write_buffer
 
 ENDS = [5, 14, 15, 27]
@@ -62,15 +62,6 @@ def other(path: Path, name: str, row: int, value: Any) -> Path:
     changed = arrays()
     changed[name][row] = value
     return write_buffer(path, changed, ENDS)
-
-
-def certify(output: Path, source: Path) -> Certificate:
-    assert verify_output(str(output)).is_sound, "the checksums know nothing of what these tests are about"
-    return certify_output(str(output), str(source), num_threads=2)
-
-
-def found(certificate: Certificate) -> list[tuple[Any, ...]]:
-    return [(each.episode_index, each.frame, each.feature, each.delta) for each in certificate.differences]
 
 
 @pytest.mark.parametrize(

@@ -153,17 +153,24 @@ def fault_cases() -> Iterator[Any]:
                 yield pytest.param(name, form, mischief, marks=marks, id=f"{name}-{form}-{mischief}")
 
 
+def behind_proxy(
+    there: Store, buffer: Path, name: str, proxied: Proxied, monkeypatch: pytest.MonkeyPatch
+) -> tuple[str, Any, Proxy]:
+    """Uploads a buffer; its address and the options by which it is read through a proxy, and that."""
+    url = there.upload(buffer, name)
+    store, proxy = proxied(there)
+    if "TENSORSTORE_GCS_HTTP_URL" in os.environ:
+        monkeypatch.setenv("TENSORSTORE_GCS_HTTP_URL", store.server_url)
+    return url if there.folder is None else f"{store.url}/{name}", store.options, proxy
+
+
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize(("store", "form", "mischief"), list(fault_cases()), indirect=["store"])
 def test_bursts_pass(
     there: Store, form: str, mischief: Mischief, buffers: Path, proxied: Proxied, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name = f"burst-{mischief}-{form}"
-    url = there.upload(buffers / form, name)
-    store, proxy = proxied(there)
-    if "TENSORSTORE_GCS_HTTP_URL" in os.environ:
-        monkeypatch.setenv("TENSORSTORE_GCS_HTTP_URL", store.server_url)
-    source = opened(url if there.folder is None else f"{store.url}/{name}", store.options)
+    url, options, proxy = behind_proxy(there, buffers / form, f"burst-{mischief}-{form}", proxied, monkeypatch)
+    source = opened(url, options)
     with proxy.doing(mischief, "get", count=2) as fault:
         found = read_all(source)
     assert fault.done == 2
@@ -186,13 +193,8 @@ def test_what_does_not_pass_is_an_error_in_time(
     impatient: Patience,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    name = f"lasting-{mischief}-{form}"
-    url = there.upload(buffers / form, name)
-    store, proxy = proxied(there)
-    if "TENSORSTORE_GCS_HTTP_URL" in os.environ:
-        monkeypatch.setenv("TENSORSTORE_GCS_HTTP_URL", store.server_url)
-    url = url if there.folder is None else f"{store.url}/{name}"
-    source = opened(url, store.options)
+    url, options, proxy = behind_proxy(there, buffers / form, f"lasting-{mischief}-{form}", proxied, monkeypatch)
+    source = opened(url, options)
     first = episodes(source)[0]
     started = time.monotonic()
     with (

@@ -184,12 +184,9 @@ class ZarrSource:
             raise SourceError(f"{where}: {error}. Without it the episodes are unknown: mend it.") from error
 
     def _batch(self, path: str, start: int, stop: int) -> list[int]:
-        array = self.store.open_array(path, self.ends.driver, new_context())
-
-        def read(seconds: float | None, number: int) -> list[int]:
-            nonlocal array
-            if number > 1:  # Within the old context it would only join who waits for what hangs.
-                array = self.store.open_array(path, self.ends.driver, new_context())
+        def read(seconds: float | None, _: int) -> list[int]:
+            # Each time in a context of its own: within an old one it would only join who waits for what hangs.
+            array = self.store.open_array(path, self.ends.driver, new_context())
             found: list[int] = array[start:stop].read().result(timeout=seconds).tolist()
             return found
 

@@ -7,8 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import tensorstore as ts
-
 from predecode.transforms.errors import DataError, SourceError
 from predecode.transforms.features import Feature, parse_features
 from predecode.transforms.images import MAX_PIXELS
@@ -89,24 +87,24 @@ def describe_array(store: ZarrStore, listing: ZarrListing, path: str, remedy: st
             f"{metadata.get('dtype', metadata.get('data_type'))!r:.80}): {error}. Write it again with "
             f"zstd or blosc and a plain dtype, with the software that wrote it. {remedy}"
         ) from error
-    _check(array, where, remedy)
     layout = array.chunk_layout
     sizes = listing.chunk_sizes(path, (layout.write_chunk.shape or (0,))[0] or 1)
     chunk = tuple(size or 0 for size in layout.read_chunk.shape or ())
     found = ZarrArray(path, driver, array.dtype.name, tuple(array.shape), chunk, sizes)
-    return _checked_images(found, where, remedy)
+    return _checked_images(_checked(found, array.dtype.numpy_dtype.itemsize, where, remedy), where, remedy)
 
 
-def _check(array: ts.TensorStore, where: str, remedy: str) -> None:
-    shape, chunk = tuple(array.shape), tuple(size or 0 for size in array.chunk_layout.read_chunk.shape or ())
+def _checked(found: ZarrArray, value_bytes: int, where: str, remedy: str) -> ZarrArray:
+    shape, chunk = found.shape, found.chunk_shape
     if not shape or shape[0] > MAX_ROWS:
         raise SourceError(f"{where}: expected an array (time, ...) of at most {MAX_ROWS} rows, got {shape}. {remedy}")
-    chunk_bytes = math.prod(chunk) * array.dtype.numpy_dtype.itemsize
+    chunk_bytes = math.prod(chunk) * value_bytes
     if not 0 < chunk_bytes <= MAX_CHUNK_BYTES:
         raise SourceError(
             f"{where}: expected chunks of at most {MAX_CHUNK_BYTES} bytes, got {chunk}, {chunk_bytes} bytes: a chunk "
             f"must be decoded as a whole. Write the array again with smaller chunks. {remedy}"
         )
+    return found
 
 
 def _checked_images(found: ZarrArray, where: str, remedy: str) -> ZarrArray:

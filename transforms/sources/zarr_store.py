@@ -16,7 +16,14 @@ import tensorstore as ts
 
 from predecode.transforms import patience
 from predecode.transforms.credentials import without_secrets
-from predecode.transforms.errors import SOURCE_REMEDY, DataError, PredecodeError, SourceError, SourceNotFoundError
+from predecode.transforms.errors import (
+    SOURCE_REMEDY,
+    DataError,
+    PredecodeError,
+    SourceError,
+    SourceNotFoundError,
+    StorageError,
+)
 from predecode.transforms.patience import patiently
 from predecode.transforms.sources.zarr_kvstore import CONTEXT, kvstore_spec
 from predecode.transforms.sources.zarr_listing import ZarrListing
@@ -236,11 +243,9 @@ class ZarrStore:
                 name, lambda seconds, _: self.open_files(new_context()).read(name).result(timeout=seconds)
             )
             return bytes(found.value)
-        except SourceError:
+        except (SourceError, StorageError):
             raise
         except (DataError, OSError) as error:
-            if isinstance(error, PredecodeError) and not isinstance(error, DataError):
-                raise
             raise SourceError(
                 f"{self.folder}: cannot be read as a Zarr group: {name}: {error}. Is it complete, and reachable?"
             ) from error
