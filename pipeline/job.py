@@ -19,13 +19,13 @@ from predecode.pipeline.progress import Progress
 from predecode.pipeline.remote_job import wait_for_job
 from predecode.pipeline.runner import local_pipeline, local_threads, pipeline_options, runs_here
 from predecode.pipeline.summary import Summary, summarize
+from predecode.transforms.decoder_library import check_decoder
 from predecode.transforms.features import Kind
 from predecode.transforms.manifest import read_manifest
 from predecode.transforms.options import MaterializeOptions
 from predecode.transforms.plan_file import read_plan, refuse_foreign
 from predecode.transforms.recipe import open_recipe
 from predecode.transforms.storage import Folder
-from predecode.transforms.video import check_decoder
 
 DATAFLOW_WORKER_RAM = "8GB"
 """For the processes of four cores: each takes 1 GB, libraries mostly, and holds a shard and a segment's frames."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 
 from predecode.transforms.assemble import assemble_episode
+from predecode.transforms.decoder_library import check_decoder
 from predecode.transforms.episodes import Episode, EpisodeMetadata, FrameRun, Quarantine
 from predecode.transforms.features import Kind
 from predecode.transforms.layout import Layout
@@ -19,7 +20,6 @@ from predecode.transforms.probe import CANDIDATE_EPISODES, Probe, probe_source
 from predecode.transforms.read_source import read_episode_metadata, read_frame_runs
 from predecode.transforms.recipe import Recipe, open_recipe
 from predecode.transforms.shards import Segment, deal_segments, files_of
-from predecode.transforms.video import check_decoder
 from predecode.transforms.windows import count_anchors
 
 _FILES_AT_ONCE = 16

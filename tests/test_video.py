@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,8 +12,8 @@ import pytest
 from numpy.typing import NDArray
 
 from predecode.transforms import video as video_module
-from predecode.transforms.errors import DataError, MissingDependencyError
-from predecode.transforms.video import VideoFile, check_decoder, frame_source_versions
+from predecode.transforms.errors import DataError
+from predecode.transforms.video import VideoFile
 
 TOLERANCE_S = 1e-4
 Clip = Callable[..., Path]
@@ -279,20 +278,3 @@ def test_frames_follow_a_scan_of_a_bundled_video(data_dir: Path) -> None:
     path = next(data_dir.glob("aloha_v30/videos/*top/**/*.mp4"))
     with VideoFile(str(path), "top.mp4") as video:
         assert video.key_frame_offsets(0.9, 1.8, 50) == list(range(0, 45, 2))
-
-
-def test_the_decoder_is_there() -> None:
-    check_decoder()
-    assert {"torch", "torchcodec", "libavcodec"} <= frame_source_versions().keys()
-
-
-def test_missing_ffmpeg_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torchcodec.ffmpeg_major_version", None)
-    with pytest.raises(MissingDependencyError, match="apt-get install ffmpeg"):
-        check_decoder.__wrapped__()
-
-
-def test_a_missing_torchcodec_says_which_versions_match(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
-    with pytest.raises(MissingDependencyError, match=r"torchcodec 0\.11 needs torch 2\.11"):
-        check_decoder.__wrapped__()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import apache_beam as beam
 import numpy as np
 
+from predecode.transforms.decoder_library import frame_source_versions
 from predecode.transforms.episodes import Episode
 from predecode.transforms.errors import DataError, with_remedy
 from predecode.transforms.failure_record import ends_quietly
@@ -23,7 +24,6 @@ from predecode.transforms.images import image_codec, library_versions
 from predecode.transforms.layout import Camera
 from predecode.transforms.recipe import Recipe
 from predecode.transforms.resize import resize
-from predecode.transforms.video import frame_source_versions
 
 if TYPE_CHECKING:
     from predecode.transforms.sources.base import SourceReader
@@ -36,6 +36,9 @@ FRAMES_PER_EPISODE = 4
 
 USUAL_GOP_FRAMES = 250
 """What encoders use when not told otherwise; assumed where an episode is too short to tell."""
+
+_ENOUGH_GOPS = 4
+"""So many key frames in an episode tell how far apart they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,12 +128,23 @@ class _Look:
 def _look(recipe: Recipe, episode: Episode, camera: Feature, reader: SourceReader) -> _Look:
     options = recipe.options
     codec = image_codec(options.image_codec, jpeg_quality=options.jpeg_quality)
-    numbers = np.unique(np.linspace(0, episode.num_frames - 1, FRAMES_PER_EPISODE).astype(np.int64)).tolist()
+    key_frames = reader.key_frames(episode, camera.name)
     frames = []
-    for image in reader.frames(episode, camera.name, numbers):
+    for image in reader.frames(episode, camera.name, _cheap_sample(episode.num_frames, key_frames)):
         stored = resize(image, options.image_size, options.resize_mode) if options.image_size else image
         frames.append((stored.shape, len(codec.encode(np.ascontiguousarray(stored)))))
-    return _Look(tuple(frames), _gop(episode, camera, reader))
+    return _Look(tuple(frames), _gop(episode.num_frames, key_frames) if camera.kind is Kind.VIDEO else 1)
+
+
+def _cheap_sample(num_frames: int, key_frames: Sequence[int]) -> list[int]:
+    """Numbers of some frames that lie evenly, as far as the key frames do: others cost all from the last key frame.
+
+    >>> _cheap_sample(1000, range(0, 1000, 250))
+    [0, 250, 500, 750]
+    """
+    wanted = np.linspace(0, num_frames - 1, FRAMES_PER_EPISODE).astype(np.int64)
+    known = np.array([0, *key_frames])
+    return np.unique(known[np.searchsorted(known[1:], wanted, side="right")]).tolist()
 
 
 def _camera(name: str, looks: Sequence[_Look]) -> Camera:
@@ -139,14 +153,12 @@ def _camera(name: str, looks: Sequence[_Look]) -> Camera:
     return Camera(name, height, width, channels, round(sum(size for _, size in frames) / len(frames)))
 
 
-def _gop(episode: Episode, camera: Feature, reader: SourceReader) -> int:
+def _gop(num_frames: int, key_frames: Sequence[int]) -> int:
     """Greatest distance of key frames within an episode."""
-    if camera.kind is not Kind.VIDEO:
-        return 1
-    bounds = sorted({0, *reader.key_frames(episode, camera.name), episode.num_frames})
+    bounds = sorted({0, *key_frames, num_frames})
     distances = [high - low for low, high in pairwise(bounds)]
-    if len(distances) > 1 and max(distances[:-1]) >= distances[-1]:
-        return max(distances[:-1])
+    if len(distances) > _ENOUGH_GOPS or max(distances[:-1], default=0) >= distances[-1]:
+        return max(distances[:-1])  # The last may be long because the video ends before its rows.
     # The episode ended before the next key frame could come.
     return max(USUAL_GOP_FRAMES, *distances)
 

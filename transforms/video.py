@@ -9,8 +9,6 @@ searched.
 from __future__ import annotations
 
 import contextlib
-import functools
-import importlib.metadata
 import io
 import math
 import os
@@ -22,7 +20,8 @@ from typing import IO, TYPE_CHECKING, Literal, Self, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from predecode.transforms.errors import DataError, MissingDependencyError
+from predecode.transforms.decoder_library import check_decoder
+from predecode.transforms.errors import DataError
 from predecode.transforms.images import MAX_PIXELS
 from predecode.transforms.mp4_index import key_frame_indices
 
@@ -39,15 +38,6 @@ page anew: at 16 MB that made a job a fifth slower (docs/pixels.md)."""
 
 _JUST_BEFORE_S = 1e-7
 """Less than a tick of any container's clock: this much before a frame's time, the previous frame is on screen."""
-
-_NO_FFMPEG = (
-    "torchcodec cannot load FFmpeg's libraries. Install FFmpeg: `apt-get install ffmpeg` on Debian and Ubuntu, "
-    "`brew install ffmpeg` on macOS, `conda install -c conda-forge ffmpeg` anywhere."
-)
-_PAIRS = (
-    "torch and torchcodec must match: torchcodec 0.10 needs torch 2.10, torchcodec 0.11 needs torch 2.11, and "
-    "torchcodec 0.12 or later needs torch 2.11 or later. constraints.txt names versions that are known good together."
-)
 
 
 class VideoFile:
@@ -318,46 +308,3 @@ def _pts(batch: FrameBatch) -> NDArray[np.float64]:
     """Presentation times in seconds, (N,)."""
     seconds: NDArray[np.float64] = batch.pts_seconds.numpy()
     return seconds
-
-
-@functools.cache
-def check_decoder() -> None:
-    """Checks that videos can be decoded in this environment.
-
-    Raises:
-        MissingDependencyError: torch, torchcodec or FFmpeg is missing, or they do not match.
-    """
-    try:
-        import torchcodec.decoders
-    except (ImportError, OSError, RuntimeError) as error:  # The latter two where shared libraries do not load.
-        installed = ", ".join(f"{name} {_installed(name)}" for name in ("torch", "torchcodec"))
-        raise MissingDependencyError(
-            f"torchcodec cannot be imported ({installed}): {str(error)[:300]}\n{_PAIRS}\nIf they do match: {_NO_FFMPEG}"
-        ) from error
-    # Since 0.13 or so the import succeeds without FFmpeg.
-    if getattr(torchcodec, "ffmpeg_major_version", 0) is None:
-        raise MissingDependencyError(f"{_NO_FFMPEG} The versions of it that work are in torchcodec's README.")
-
-
-def frame_source_versions() -> dict[str, str]:
-    """Versions of what decides the pixels of a decoded frame.
-
-    Raises:
-        MissingDependencyError: as `check_decoder`.
-    """
-    check_decoder()
-    from torchcodec._core import get_ffmpeg_library_versions
-
-    libraries: dict[str, list[int]] = get_ffmpeg_library_versions()
-    return {
-        **{name: _installed(name) for name in ("torch", "torchcodec")},
-        **{name: ".".join(map(str, libraries[name])) for name in ("libavcodec", "libavfilter", "libavutil")},
-    }
-
-
-def _installed(name: str) -> str:
-    """Version of an installed package, without the build: builds for other GPUs decode alike on the CPU."""
-    try:
-        return importlib.metadata.version(name).split("+")[0]
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"

@@ -16,8 +16,8 @@ import pytest
 
 from predecode.pipeline.cli import main
 from predecode.transforms import errors, patience
+from predecode.transforms.decoder_library import check_decoder
 from predecode.transforms.errors import PredecodeError
-from predecode.transforms.video import check_decoder
 from tests import dirty
 
 QUIET = ("--no-progress", "--direct_num_workers=2")

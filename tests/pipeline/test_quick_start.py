@@ -12,7 +12,7 @@ from predecode.pipeline.quick_start import without_compiler
 _PROGRAM = """
 import sys
 from predecode.pipeline.quick_start import without_compiler
-from predecode.transforms.video import check_decoder
+from predecode.transforms.decoder_library import check_decoder
 with without_compiler():
     check_decoder()
 print("torch._dynamo" in sys.modules, "torch._inductor" in sys.modules)
