@@ -119,7 +119,9 @@ def _scaled(image: NDArray[np.uint8], plan: ResizePlan) -> NDArray[np.uint8]:
     import torch
 
     # torch warns of arrays that it must not write to, though it only reads this one.
-    pixels = torch.from_numpy(kept if kept.flags.writeable else kept.copy()).permute(2, 0, 1)
-    scaled = torch.nn.functional.interpolate(pixels[None], size=size, mode="bilinear", antialias=True)
+    pixels = torch.from_numpy(kept if kept.flags.writeable else kept.copy())
+    # In this order torch sees that channels lie innermost, and neither takes them apart nor puts them together again.
+    pixels = pixels.unsqueeze(0).permute(0, 3, 1, 2)
+    scaled = torch.nn.functional.interpolate(pixels, size=size, mode="bilinear", antialias=True)
     result: NDArray[np.uint8] = scaled[0].permute(1, 2, 0).contiguous().numpy()
     return result
