@@ -8,6 +8,7 @@ four times slower; OpenCV's bilinear ones alias. docs/pixels.md has the measurem
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +33,7 @@ class ResizePlan:
     target: tuple[int, int, int, int]
 
 
+@functools.lru_cache(maxsize=64)
 def plan_resize(source_size: tuple[int, int], size: tuple[int, int], mode: str) -> ResizePlan:
     """Decides what of a frame goes where; where pixels cannot be divided evenly, the rest is at the bottom and right.
 
