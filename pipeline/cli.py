@@ -131,10 +131,9 @@ def _plan(parsed: argparse.Namespace, beam_flags: Sequence[str]) -> None:
 
 def _import_decoder() -> None:
     """Imports the decoder before the job does; where that fails, the job says so if it needs one."""
-    from predecode.pipeline.quick_start import without_compiler
     from predecode.transforms.decoder_library import check_decoder
 
-    with without_compiler(), contextlib.suppress(MissingDependencyError):
+    with contextlib.suppress(MissingDependencyError):
         check_decoder()
 
 

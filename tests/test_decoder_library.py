@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from predecode.transforms import decoder_library
 from predecode.transforms.decoder_library import check_decoder, frame_source_versions
 from predecode.transforms.errors import MissingDependencyError
 
@@ -17,6 +18,11 @@ from predecode.transforms.video import VideoFile
 with VideoFile(sys.argv[1], "a video") as video:
     frame = next(video.frames([0.0], 1e-4))
 """
+
+
+def test_whatever_else_is_wanted_loads_the_real_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoder_library, "_COMPILER", "colorsys")
+    assert decoder_library._NoCompiler("colorsys").rgb_to_hsv(0, 0, 0) == (0.0, 0.0, 0)
 
 
 def test_the_decoder_is_there() -> None:

@@ -22,6 +22,8 @@ _PAIRS = (
     "torchcodec 0.12 or later needs torch 2.11 or later. constraints.txt names versions that are known good together."
 )
 
+_COMPILER = "torch._dynamo"
+
 _importing = threading.Lock()
 
 
@@ -64,11 +66,12 @@ def _import_torchcodec() -> ModuleType:
     """Imports torchcodec, and PyTorch's compiler only if it is loaded already.
 
     torchcodec asks the compiler to leave some of its functions out of compiled graphs, and for this alone loads it,
-    which takes as long as loading torch (docs/benchmarks.md). Whoever compiles code that opens videos has it loaded before.
+    which takes longer than loading torch (docs/benchmarks.md). Should somebody use `torch.compile` later, it sees these
+    functions as any others.
     """
     with _importing:
         attributes = vars(importlib.import_module("torch"))
-        stand_in = _NoCompiler()
+        stand_in = _NoCompiler(_COMPILER)
         is_needed = attributes.setdefault("_dynamo", stand_in) is stand_in
         try:
             importlib.import_module("torchcodec.decoders")
@@ -78,17 +81,18 @@ def _import_torchcodec() -> ModuleType:
         return sys.modules["torchcodec"]
 
 
-class _NoCompiler:
-    """In place of `torch._dynamo`."""
+class _NoCompiler(ModuleType):
+    """Stands in for torch's compiler; whatever else is wanted of it loads the real one."""
 
     @staticmethod
     def disallow_in_graph(function: Callable[..., Any]) -> Callable[..., Any]:
-        """There is no graph to keep it out of."""
+        """What torchcodec wants: that the compiler leaves a function alone."""
         return function
 
     def __getattr__(self, name: str) -> Any:
-        """Whatever another version of torchcodec asks for is the compiler's own."""
-        return getattr(importlib.import_module("torch._dynamo"), name)
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(importlib.import_module(_COMPILER), name)
 
 
 def _installed(name: str) -> str:

@@ -21,6 +21,8 @@ from predecode.transforms.errors import PlanMismatchError, UsageError
 from predecode.transforms.format import EXTENDING, STAGING_FOLDER
 from tests.pipeline.running import manifest, quarantine, run, run_killed, tree
 from tests.reader.fuzzing import fingerprint
+from tests.sources.reading import open_at
+from tests.sources.replay_buffers import append, arrays_of, write_buffer
 
 ROOT = Path(__file__).parents[2]
 DATASET = "pusht_images_v30"
@@ -171,6 +173,24 @@ MOMENTS = {
     "before the last manifest": ("before:manifest.json:2", "new"),
     "before the staging folder is gone": ("after:manifest.json:2", "new"),
 }
+
+
+def test_a_replay_buffer_that_grows_in_place_keeps_closed_groups(data_dir: Path, tmp_path: Path) -> None:
+    """Appended to as Diffusion Policy does: the arrays are resized, and the last chunk of each is written anew."""
+    arrays, ends = arrays_of(open_at(data_dir / DATASET))
+    source = write_buffer(tmp_path / "data.zarr", {name: values[: ends[4]] for name, values in arrays.items()}, ends[:5])
+    options = {"fps": 10.0, "episodes": None, **SMALL}
+    output = tmp_path / "out"
+    run(source, output, **options)
+    before, closed = inodes(output), sum(group[-1] for group in groups(output)[:-1])
+    assert closed >= 2, "else this test shows nothing"
+    append(source, arrays, ends)
+    summary = run(source, output, extend=True, **options)
+    assert summary.shards_kept >= closed
+    run(source, tmp_path / "fresh", **options)
+    assert tree(output) == tree(tmp_path / "fresh")
+    kept = [f"shard-{number:05d}.{end}" for number in range(closed) for end in ("tar", "index.arrow", "json")]
+    assert {name: inodes(output)[name] for name in kept} == {name: before[name] for name in kept}
 
 
 @pytest.mark.slow

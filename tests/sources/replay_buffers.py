@@ -67,6 +67,22 @@ def write_buffer(
     return path
 
 
+def append(path: Path, arrays: Mapping[str, NDArray[Any]], ends: Sequence[int]) -> None:
+    """Brings a buffer in a folder to the given content, of which it holds the beginning, as recorders do: in place."""
+    group = zarr.open_group(path, mode="r+")
+    for name, values in arrays.items():
+        array = group[f"data/{name}"]
+        assert isinstance(array, zarr.Array)
+        known = array.shape[0]
+        array.resize(values.shape)
+        array[known:] = values[known:]
+    stops = group["meta/episode_ends"]
+    assert isinstance(stops, zarr.Array)
+    known = stops.shape[0]
+    stops.resize((len(ends),))
+    stops[known:] = np.asarray(ends[known:], np.int64)
+
+
 def _pack(folder: Path, path: Path) -> None:
     """As `zarr.ZipStore` does: stored, not compressed again."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
