@@ -13,8 +13,7 @@ from predecode.transforms.errors import did_you_mean
 from predecode.transforms.images import IMAGE_CODECS
 from predecode.transforms.options import MaterializeOptions, OnError
 from predecode.transforms.resize import RESIZE_MODES
-
-_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+from predecode.transforms.sizes import parse_size
 
 _WIDTH = 100
 
@@ -332,10 +331,10 @@ def _frames(text: str) -> tuple[int, int]:
 
 
 def _bytes(text: str) -> int:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text)
-    if not match or match[2].upper() not in _UNITS:
+    size_bytes = parse_size(text)
+    if size_bytes is None:
         raise argparse.ArgumentTypeError(f"expected a size such as 256MB or 1GiB, got {text!r}")
-    return int(float(match[1]) * _UNITS[match[2].upper()])
+    return size_bytes
 
 
 def _anchors_per_sample(text: str) -> int | None:

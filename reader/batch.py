@@ -8,7 +8,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -101,6 +101,10 @@ class _Image:
     camera: CameraMember
 
 
+Fetched: TypeAlias = tuple[Sequence[_Place], Sequence[bytes | memoryview]]
+"""Where items lie, and their bytes."""
+
+
 class BatchReader:
     """Fetches and decodes items; several threads may fill parts of one batch at once."""
 
@@ -187,13 +191,24 @@ class BatchReader:
         dtype = torch.uint8 if self._return_uint8 and window.feature.kind is Kind.VIDEO else torch.float32
         return window.feature.name, shape, dtype, math.prod(shape) * dtype.itemsize
 
-    def fill(self, batch: Batch, first_place: int, items: Located) -> None:
+    def fetch(self, items: Located) -> Fetched:
+        """Fetches the bytes of some items, for `fill`: what waits for a network, apart from what takes a core.
+
+        Raises:
+            FormatError: a shard is missing, or is not what was written.
+            OSError: storage fails.
+        """
+        places = self._places(items)
+        return places, self._ranges.read_ranges([part for place in places for part in self._parts(place)])
+
+    def fill(self, batch: Batch, first_place: int, items: Located, fetched: Fetched | None = None) -> None:
         """Fills consecutive places of a batch.
 
         Args:
             batch: From `allocate`.
             first_place: Of the first item.
             items: Where they lie.
+            fetched: What `fetch` gave for them; fetched now if not given.
 
         Raises:
             FormatError: what is fetched is not what was written; the message names shard, sample and offset.
@@ -201,8 +216,15 @@ class BatchReader:
         """
         if not len(items):
             return
-        places = self._places(items)
-        contents = iter(self._ranges.read_ranges([part for place in places for part in self._parts(place)]))
+        try:
+            self._fill(batch, first_place, fetched or self.fetch(items))
+        except FormatError:
+            if not self._ranges.distrust(self._split.tar_files(items.shard)):
+                raise
+            self._fill(batch, first_place, self.fetch(items))
+
+    def _fill(self, batch: Batch, first_place: int, fetched: Fetched) -> None:
+        places, contents = fetched[0], iter(fetched[1])
         tensors: list[tuple[TensorLayout, memoryview]] = []
         images: list[_Image] = []
         rooms = [batch.frames[camera.name].numpy() for camera in self._cameras]

@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from predecode.reader.batch import Batch, BatchReader
+from predecode.reader.cached_ranges import CachedRanges
 from predecode.reader.item_format import ItemFormat
 from predecode.reader.metadata import WindowMetadata
 from predecode.reader.opening import open_output
 from predecode.reader.permutation import Order
-from predecode.reader.ranges import open_ranges
+from predecode.reader.ranges import RangeReader, open_ranges
 from predecode.reader.selection import FeatureWindow, select_windows
+from predecode.reader.shard_cache import DEFAULT_CACHE_BYTES, ShardCache
 from predecode.reader.split import Located, SplitIndex
 from predecode.reader.windowed import StorageOrder
 from predecode.transforms.errors import UsageError
@@ -53,6 +55,8 @@ class WindowDataset(Dataset[dict[str, Any]]):
         verify: bool = True,
         repo_id: str | None = None,
         storage_options: Mapping[str, Any] | None = None,
+        cache_dir: str | Path | None = None,
+        cache_bytes: int | str = DEFAULT_CACHE_BYTES,
     ) -> None:
         """Opens a materialized output.
 
@@ -70,10 +74,13 @@ class WindowDataset(Dataset[dict[str, Any]]):
             verify: Whether every byte that is read is checked against its checksum.
             repo_id: What `meta.repo_id` says; the root if not given.
             storage_options: For fsspec.
+            cache_dir: A folder of the local disk that shards are copied to while they are read, where the root is not
+                local. Processes and datasets may share it; None for none.
+            cache_bytes: What all copies there may take together: bytes, or a size such as "20GB".
 
         Raises:
             FormatError: the output is incomplete, damaged, or of another format version.
-            UsageError: an episode or a delta that is not there.
+            UsageError: an episode or a delta that is not there, a cache that cannot be.
             OSError: storage fails.
         """
         if pad not in get_args(Pad):
@@ -90,6 +97,7 @@ class WindowDataset(Dataset[dict[str, Any]]):
             chosen = None if episodes is None else self.episodes
             self.meta = WindowMetadata(folder, manifest, split, repo_id=repo_id or folder.url, episodes=chosen)
 
+        self._cache = None if cache_dir is None else ShardCache.of(cache_dir, cache_bytes)
         open_output(Folder.of(str(root), storage_options), open_files)
 
     def __len__(self) -> int:
@@ -122,7 +130,8 @@ class WindowDataset(Dataset[dict[str, Any]]):
     def __getstate__(self) -> dict[str, Any]:
         """Leaves open files behind."""
         state = self.__dict__.copy()
-        state.pop("reader", None)
+        for name in ("reader", "_ranges"):
+            state.pop(name, None)
         return state
 
     @functools.cached_property
@@ -130,7 +139,19 @@ class WindowDataset(Dataset[dict[str, Any]]):
         """What fetches and decodes."""
         image = self.manifest["image"]
         codec = image_codec(image["image_codec"])
-        return BatchReader(self._selection, self._index, open_ranges(self._folder), codec, **self._reading)
+        return BatchReader(self._selection, self._index, self._ranges, codec, **self._reading)
+
+    @functools.cached_property
+    def _ranges(self) -> RangeReader:
+        ranges = open_ranges(self._folder)
+        if self._cache is None or not self.is_far:
+            return ranges
+        return CachedRanges(ranges, self._cache, self._index.cached_shard)
+
+    @property
+    def is_far(self) -> bool:
+        """Whether reading waits for a network."""
+        return not self._folder.is_local
 
     @property
     def repo_id(self) -> str:
@@ -229,6 +250,10 @@ class WindowDataset(Dataset[dict[str, Any]]):
     def open_shards(self, located: Located) -> None:
         """Makes ready what items need that lie far away, before threads ask for them one by one."""
         self._index.open_shards(located)
+
+    def expect_shards(self, shards: Sequence[int]) -> None:
+        """Says which shards are read next, in this order; of none, that they are read in no order."""
+        self._ranges.expect(self._index.tar_files(shards))
 
     @property
     def epoch_size(self) -> int:

@@ -27,6 +27,8 @@ from predecode.transforms.errors import UsageError
 _STATE_VERSION = 1
 _MIN_PART = 16
 _FOUND_AT_ONCE = 1024
+_FETCHERS = 16
+"""Threads that wait for the bytes of far batches: those that are ahead, in parts, beside the threads that decode."""
 
 
 class WindowLoader:
@@ -114,6 +116,7 @@ class WindowLoader:
         self._is_pinned = wants_pinned and torch.cuda.is_available()
         self._next = (0, 0)  # Epoch and position that the next pass begins with.
         self._reached = (0, 0)
+        self._expected: tuple[int, int] | None = None  # Epoch and start of the window whose shards are made ready.
 
     def __len__(self) -> int:
         """Batches of this rank in a whole epoch, those that may be skipped included."""
@@ -132,10 +135,14 @@ class WindowLoader:
         self._skipping.begin(epoch)
         deal = Deal(**self._dealing, first_position=position)
         order = self._order(epoch)
+        self._expected = None
         pool = ThreadPoolExecutor(self._num_threads, thread_name_prefix="windows")
+        fetchers = ThreadPoolExecutor(_FETCHERS, thread_name_prefix="bytes") if self._dataset.is_far else None
+        if self._shuffle != "windowed":
+            self._dataset.expect_shards([])
         with quick_turns():
             try:
-                for number, (batch, items) in enumerate(self._filled(pool, deal, order)):
+                for number, (batch, items) in enumerate(self._filled(pool, fetchers, deal, order, epoch)):
                     if not len(items):  # All of it was skipped.
                         continue
                     tensors = self._moved(self._dataset.collate(batch, items, seeds=(self._seed, epoch)))
@@ -146,6 +153,8 @@ class WindowLoader:
                 self._skipping.end()
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
+                if fetchers is not None:
+                    fetchers.shutdown(wait=False, cancel_futures=True)
 
     def _order(self, epoch: int) -> Order:
         if self._shuffle == "windowed":
@@ -198,11 +207,13 @@ class WindowLoader:
             )
         self._next = self._reached = (epoch, position)
 
-    def _filled(self, pool: ThreadPoolExecutor, deal: Deal, order: Order) -> Iterator[tuple[Batch, NDArray[np.int64]]]:
+    def _filled(
+        self, pool: ThreadPoolExecutor, fetchers: ThreadPoolExecutor | None, deal: Deal, order: Order, epoch: int
+    ) -> Iterator[tuple[Batch, NDArray[np.int64]]]:
         """Batches in order, each when all of it is there; the next ones are being filled meanwhile."""
         reader, skipping = self._dataset.reader, self._skipping
         ahead: deque[tuple[Batch, NDArray[np.int64], list[Future[list[Damaged]]]]] = deque()
-        found = self._found(deal, order)
+        found = self._found(deal, order, epoch)
         while True:
             while len(ahead) <= self._num_ahead and (one := next(found, None)) is not None:
                 items, places = one
@@ -210,17 +221,18 @@ class WindowLoader:
                 batch = reader.allocate(len(items), pinned=self._is_pinned)
                 num_parts = self._num_parts(len(items), is_first=not ahead)
                 bounds = [len(items) * part // num_parts for part in range(num_parts + 1)]
-                tasks = [
-                    pool.submit(skipping.fill, reader, batch, start, places[start:stop])
-                    for start, stop in pairwise(bounds)
-                ]
+                tasks = []
+                for start, stop in pairwise(bounds):
+                    part = places[start:stop]
+                    fetching = fetchers.submit(reader.fetch, part) if fetchers is not None else None
+                    tasks.append(pool.submit(skipping.fill, reader, batch, start, part, fetching))
                 ahead.append((batch, items, tasks))
             if not ahead:
                 return
             batch, items, tasks = ahead.popleft()
             yield skipping.without(batch, items, [damaged for task in tasks for damaged in task.result()])
 
-    def _found(self, deal: Deal, order: Order) -> Iterator[tuple[NDArray[np.int64], Any]]:
+    def _found(self, deal: Deal, order: Order, epoch: int) -> Iterator[tuple[NDArray[np.int64], Any]]:
         """Per batch its items, and where they lie as the dataset's `locate` says.
 
         They are found for many batches at once: for one it costs nearly as much.
@@ -232,8 +244,20 @@ class WindowLoader:
             parts = [slice(start, stop) for start, stop in zip([0, *stops], stops, strict=False)]
             items = np.concatenate([self._dataset.arranged(items[part]) for part in parts])
             located = self._dataset.locate(items)
-            for part in parts:
+            for part, (start, _) in zip(parts, block, strict=True):
+                if isinstance(order, WindowedShuffle):
+                    self._expect_windows(order, start, epoch)
                 yield items[part], located[part]
+
+    def _expect_windows(self, order: WindowedShuffle, position: int, epoch: int) -> None:
+        """Has the shards of a position's window and of the next one made ready, when a window begins."""
+        window = order.window_at(position)
+        if self._expected == (epoch, window.start):
+            return
+        self._expected = (epoch, window.start)
+        later = order if window.stop < len(order) else self._order(epoch + 1)
+        assert isinstance(later, WindowedShuffle)
+        self._dataset.expect_shards([*window.shards, *later.window_at(window.stop % len(order)).shards])
 
     def _num_parts(self, num_items: int, *, is_first: bool) -> int:
         """Tasks to make of a batch: handing one over costs as much as half an image, and so do its first steps.

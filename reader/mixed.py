@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from predecode.reader.batch import Batch
+from predecode.reader.batch import Batch, Fetched
 from predecode.reader.dataset import WindowDataset
 from predecode.reader.permutation import Items, Order, Permutation, Positions
 from predecode.reader.split import Located
@@ -141,6 +141,16 @@ class MixedWindows(Dataset[dict[str, Any]]):
         """Makes ready what items need that lie far away, as `WindowDataset.open_shards` does."""
         for _, which, part in located.runs():
             self.datasets[which].open_shards(part)
+
+    def expect_shards(self, shards: Sequence[int]) -> None:
+        """As `WindowDataset.expect_shards` does, of none: here they are read in no order."""
+        for dataset in self.datasets:
+            dataset.expect_shards(shards)
+
+    @property
+    def is_far(self) -> bool:
+        """Whether reading waits for a network."""
+        return any(dataset.is_far for dataset in self.datasets)
 
     def collate(self, batch: Batch, items: Items, *, seeds: tuple[int, int]) -> dict[str, Any]:
         """A filled batch as `default_collate` would make it of its items, image transforms included."""
@@ -288,12 +298,18 @@ class _MixedReader:
         """Makes room for so many items, of whatever datasets: they are alike."""
         return self._readers[0].allocate(size, pinned=pinned)
 
-    def fill(self, batch: Batch, first_place: int, items: MixedLocated) -> None:
+    def fetch(self, items: MixedLocated) -> list[Fetched]:
+        """Fetches the bytes of some items, for `fill`, as `BatchReader.fetch` does."""
+        return [self._readers[which].fetch(located) for _, which, located in items.runs()] if len(items) else []
+
+    def fill(
+        self, batch: Batch, first_place: int, items: MixedLocated, fetched: Sequence[Fetched] | None = None
+    ) -> None:
         """Fills consecutive places of a batch, as `BatchReader.fill` does."""
         if not len(items):
             return
-        for start, which, located in items.runs():
-            self._readers[which].fill(batch, first_place + start, located)
+        for number, (start, which, located) in enumerate(items.runs()):
+            self._readers[which].fill(batch, first_place + start, located, fetched[number] if fetched else None)
 
 
 def share_out(num_windows: int, weights: Sequence[float]) -> tuple[int, ...]:

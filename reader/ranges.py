@@ -50,6 +50,12 @@ class RangeReader(Protocol):
             OSError: storage fails.
         """
 
+    def expect(self, names: Sequence[str]) -> None:
+        """Says which files are read next, in this order, and no others for a while."""
+
+    def distrust(self, names: Sequence[str]) -> bool:
+        """Says that what was read of some files was damaged; returns whether reading it again may help."""
+
     def close(self) -> None:
         """Lets go of files; reading again opens them again."""
 
@@ -103,7 +109,7 @@ def join_ranges(ranges: Sequence[Range], *, max_gap_bytes: int) -> list[Span]:
     return spans
 
 
-def _cut(ranges: Sequence[Range], spans: Sequence[Span], contents: Sequence[bytes]) -> list[bytes | memoryview]:
+def cut(ranges: Sequence[Range], spans: Sequence[Span], contents: Sequence[bytes]) -> list[bytes | memoryview]:
     """The ranges out of the spans that they were read in, without copying."""
     parts: list[bytes | memoryview] = [b""] * len(ranges)
     for span, content in zip(spans, contents, strict=True):
@@ -113,6 +119,17 @@ def _cut(ranges: Sequence[Range], spans: Sequence[Span], contents: Sequence[byte
             whole = (start, stop) == (span.start, span.stop)
             parts[number] = content if whole else view[start - span.start : stop - span.start]
     return parts
+
+
+def read_span(descriptor: int, span: Span) -> bytes:
+    """Reads a span of an open local file; less of it where the file ends before."""
+    content = os.pread(descriptor, span.stop - span.start, span.start)
+    while (position := span.start + len(content)) < span.stop:  # One call reads 2 GiB at most.
+        piece = os.pread(descriptor, span.stop - position, position)
+        if not piece:
+            break
+        content += piece
+    return content
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +171,14 @@ class NearRanges:
     def read_ranges(self, ranges: Sequence[Range]) -> list[bytes | memoryview]:
         """See `RangeReader`."""
         spans = join_ranges(ranges, max_gap_bytes=MAX_NEAR_GAP_BYTES)
-        return _cut(ranges, spans, [self._read(span) for span in spans])
+        return cut(ranges, spans, [self._read(span) for span in spans])
+
+    def expect(self, names: Sequence[str]) -> None:
+        """See `RangeReader`: they are here."""
+
+    def distrust(self, names: Sequence[str]) -> bool:  # noqa: ARG002 - As `RangeReader` has it.
+        """See `RangeReader`: these are the files themselves."""
+        return False
 
     def close(self) -> None:
         """See `RangeReader`."""
@@ -164,12 +188,9 @@ class NearRanges:
         file = self._open(span.path)
         if file.size_bytes < span.stop:
             raise truncated(self._folder, span.path, span.stop, file.size_bytes)
-        content = os.pread(file.descriptor, span.stop - span.start, span.start)
-        while (position := span.start + len(content)) < span.stop:  # one call reads 2 GiB at most
-            piece = os.pread(file.descriptor, span.stop - position, position)
-            if not piece:
-                raise truncated(self._folder, span.path, span.stop, position)
-            content += piece
+        content = read_span(file.descriptor, span)
+        if len(content) < span.stop - span.start:
+            raise truncated(self._folder, span.path, span.stop, span.start + len(content))
         return content
 
 
@@ -191,7 +212,14 @@ class FarRanges:
             raise missing(self._folder, str(error.filename or spans[0].path)) from None
         except EndOfFileError as error:
             raise truncated(self._folder, error.name, error.expected_bytes, error.found_bytes) from None
-        return _cut(ranges, spans, contents)
+        return cut(ranges, spans, contents)
+
+    def expect(self, names: Sequence[str]) -> None:
+        """See `RangeReader`: nothing is kept."""
+
+    def distrust(self, names: Sequence[str]) -> bool:  # noqa: ARG002 - As `RangeReader` has it.
+        """See `RangeReader`: these are the files themselves."""
+        return False
 
     def close(self) -> None:
         """See `RangeReader`: it has none open."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, TypeAlias, TypeVar, get_args
 
@@ -46,7 +47,7 @@ class Places(Protocol):
 class Filler(Protocol):
     """What fills places of a batch: `BatchReader`, or several of them, with the places that they know."""
 
-    def fill(self, batch: Batch, first_place: int, items: Any) -> None:
+    def fill(self, batch: Batch, first_place: int, items: Any, fetched: Any = None) -> None:
         """Fills consecutive places of a batch."""
 
 
@@ -113,8 +114,17 @@ class Skipping:
         self._worker = worker
         self._first = []
 
-    def fill(self, reader: Filler, batch: Batch, first_place: int, items: Places) -> list[Damaged]:
+    def fill(
+        self, reader: Filler, batch: Batch, first_place: int, items: Places, fetching: Future[Any] | None = None
+    ) -> list[Damaged]:
         """Fills places of a batch as `BatchReader.fill` does; several threads may do so at once.
+
+        Args:
+            reader: Whose batch and items these are.
+            batch: To be filled.
+            first_place: Of the first item.
+            items: Where they lie.
+            fetching: Gives what `BatchReader.fetch` does.
 
         Returns:
             The places that could not be filled.
@@ -125,7 +135,8 @@ class Skipping:
         """
 
         def fill(start: int, stop: int) -> None:
-            reader.fill(batch, first_place + start, items[start:stop])
+            fetched = fetching.result() if fetching is not None and stop - start == len(items) else None
+            reader.fill(batch, first_place + start, items[start:stop], fetched)
 
         parts = self._read(fill, len(items))
         return [(first_place + place, part) for place, part in parts if isinstance(part, FormatError)]

@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 
 from predecode.reader.item_format import ItemFormat
 from predecode.reader.ranges import missing
+from predecode.reader.shard_cache import CachedShard
 from predecode.reader.shard_index import ShardIndex
 from predecode.reader.split_tables import SegmentTable, ShardTable, SplitCounts
 from predecode.reader.tables import map_file, require
 from predecode.reader.windowed import StorageOrder
 from predecode.transforms.errors import FormatError, UsageError
-from predecode.transforms.format import index_file, tar_file
+from predecode.transforms.format import index_file, shard_number, tar_file
 from predecode.transforms.storage import Folder
 
 MAX_MAPPED_INDICES = 1 << 14
@@ -95,7 +96,7 @@ class SplitIndex:
         self._arguments = (folder, manifest, split, episodes, verify)
         self.item_format = ItemFormat.of(manifest)
         counts = SplitCounts.of(folder, manifest, split)
-        shards = ShardTable.open(folder, manifest, split, counts, verify=verify)
+        self._shards = shards = ShardTable.open(folder, manifest, split, counts, verify=verify)
         per_sample = self.item_format.anchors_per_sample
         self._segments = SegmentTable.open(
             folder, manifest, split, counts, shards, anchors_per_sample=per_sample, verify=verify
@@ -190,6 +191,24 @@ class SplitIndex:
             OSError: storage fails.
         """
         return self._open_shard(shard)
+
+    def cached_shard(self, tar: str) -> CachedShard:
+        """What tells a tar of the split from all others.
+
+        Args:
+            tar: Relative path.
+        """
+        folder, table, number = self._arguments[0], self._shards, shard_number(tar)
+        return CachedShard.of(
+            folder.url,
+            tar,
+            size_bytes=int(table.tar_bytes[number]),
+            index_sha256=table.index_sha256[number].as_py(),
+        )
+
+    def tar_files(self, shards: NDArray[np.int32] | Sequence[int]) -> list[str]:
+        """Relative paths of the tars of some shards, each once, in their order."""
+        return [tar_file(self._arguments[2], number) for number in dict.fromkeys(np.asarray(shards).tolist())]
 
     def open_shards(self, located: Located) -> None:
         """Opens the indices that some items need, where they are far away: all at once, not each when its turn comes.

@@ -15,6 +15,7 @@ from predecode.reader.dealing import Deal, Tail
 from predecode.reader.loader import rank_and_world_size
 from predecode.reader.metadata import WindowMetadata
 from predecode.reader.permutation import Identity, Order, Permutation
+from predecode.reader.shard_cache import DEFAULT_CACHE_BYTES
 from predecode.reader.skipping import MAX_WORKERS, OnError, Skipped, Skipping
 from predecode.transforms.errors import UsageError
 
@@ -58,6 +59,8 @@ class StreamingWindowDataset(IterableDataset[dict[str, Any]]):
         world_size: int | None = None,
         tail: Tail = "exact",
         storage_options: Mapping[str, Any] | None = None,
+        cache_dir: str | Path | None = None,
+        cache_bytes: int | str = DEFAULT_CACHE_BYTES,
     ) -> None:
         """Opens a materialized output.
 
@@ -69,7 +72,7 @@ class StreamingWindowDataset(IterableDataset[dict[str, Any]]):
             delta_timestamps: As for `WindowDataset`.
             tolerance_s: How far a delta may be from a multiple of 1/fps.
             revision: Accepted and not needed: an output is of one revision.
-            force_cache_sync: Accepted and not needed: there is no cache.
+            force_cache_sync: Accepted and not needed: copies of another output are never taken.
             streaming: Accepted and not needed: nothing is loaded that is not asked for.
             buffer_size: Accepted and not needed: the shuffle has no buffer.
             max_num_shards: Accepted and not needed: work is dealt out by window, not by shard.
@@ -89,6 +92,8 @@ class StreamingWindowDataset(IterableDataset[dict[str, Any]]):
                 get one more. "even": all get equally many, so that all ranks get the same number of batches, as
                 all-reduce needs it, and a few windows are left out, others in each epoch.
             storage_options: For fsspec.
+            cache_dir: As for `WindowDataset`.
+            cache_bytes: As for `WindowDataset`.
 
         Raises:
             FormatError: the output is incomplete, damaged, or of another format version.
@@ -118,6 +123,8 @@ class StreamingWindowDataset(IterableDataset[dict[str, Any]]):
             verify=verify,
             repo_id=repo_id,
             storage_options=storage_options,
+            cache_dir=cache_dir,
+            cache_bytes=cache_bytes,
         )
         self._rank, self._world_size = rank_and_world_size(rank, world_size)
         Deal(num_items=len(self._windows), batch_size=1, rank=self._rank, world_size=self._world_size, tail=tail)

@@ -80,6 +80,15 @@ def tar_file(split: str, number: int) -> str:
     return f"{shard_stem(split, number)}.tar"
 
 
+def shard_number(path: str) -> int:
+    """The number in the path of a shard's file.
+
+    >>> shard_number("train/shard-00007.tar")
+    7
+    """
+    return int(path.rpartition("-")[2].partition(".")[0])
+
+
 def index_file(split: str, number: int) -> str:
     """The index of a shard."""
     return f"{shard_stem(split, number)}.index.arrow"
