@@ -178,7 +178,8 @@ MOMENTS = {
 def test_a_replay_buffer_that_grows_in_place_keeps_closed_groups(data_dir: Path, tmp_path: Path) -> None:
     """Appended to as Diffusion Policy does: the arrays are resized, and the last chunk of each is written anew."""
     arrays, ends = arrays_of(open_at(data_dir / DATASET))
-    source = write_buffer(tmp_path / "data.zarr", {name: values[: ends[4]] for name, values in arrays.items()}, ends[:5])
+    beginning = {name: values[: ends[4]] for name, values in arrays.items()}
+    source = write_buffer(tmp_path / "data.zarr", beginning, ends[:5])
     options = {"fps": 10.0, "episodes": None, **SMALL}
     output = tmp_path / "out"
     run(source, output, **options)

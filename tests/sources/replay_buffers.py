@@ -69,18 +69,16 @@ def write_buffer(
 
 def append(path: Path, arrays: Mapping[str, NDArray[Any]], ends: Sequence[int]) -> None:
     """Brings a buffer in a folder to the given content, of which it holds the beginning, as recorders do: in place."""
-    group = zarr.open_group(path, mode="r+")
-    for name, values in arrays.items():
-        array = group[f"data/{name}"]
-        assert isinstance(array, zarr.Array)
-        known = array.shape[0]
-        array.resize(values.shape)
-        array[known:] = values[known:]
-    stops = group["meta/episode_ends"]
-    assert isinstance(stops, zarr.Array)
-    known = stops.shape[0]
-    stops.resize((len(ends),))
-    stops[known:] = np.asarray(ends[known:], np.int64)
+    contents = {f"data/{name}": values for name, values in arrays.items()}
+    contents["meta/episode_ends"] = np.asarray(ends, np.int64)
+    with zarr.config.set({"array.write_empty_chunks": True}):
+        group = zarr.open_group(path, mode="r+")
+        for name, values in contents.items():
+            array = group[name]
+            assert isinstance(array, zarr.Array)
+            known = array.shape[0]
+            array.resize(values.shape)
+            array[known:] = values[known:]
 
 
 def _pack(folder: Path, path: Path) -> None:
