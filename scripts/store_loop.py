@@ -23,12 +23,20 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--warm-batches", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=6)
+    parser.add_argument("--cache", help="a folder for copies of shards")
+    parser.add_argument("--windowed", action="store_true", help="the order for bytes that are far away")
     given = parser.parse_args()
     os.sched_setaffinity(0, {given.core})
     started = time.perf_counter()
-    dataset = WindowDataset(given.output, storage_options=json.loads(given.storage_options), return_uint8=True)
+    options = json.loads(given.storage_options)
+    dataset = WindowDataset(given.output, storage_options=options, return_uint8=True, cache_dir=given.cache)
     loader = WindowLoader(
-        dataset, given.batch_size, num_threads=given.threads, prefetch_batches=given.ahead, drop_last=True
+        dataset,
+        given.batch_size,
+        num_threads=given.threads,
+        prefetch_batches=given.ahead,
+        drop_last=True,
+        shuffle="windowed" if given.windowed else True,
     )
     batches = passes(loader)
     next(batches)
