@@ -18,6 +18,9 @@ NEEDS = pytest.mark.needs_object_stores
 STORES = [pytest.param("s3", marks=NEEDS), pytest.param("gs", marks=NEEDS)]
 DATASET = "pusht_v30"
 
+Proxied = Callable[[Store], tuple[Store, Proxy]]
+"""Puts a proxy before a store."""
+
 
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
@@ -48,7 +51,7 @@ def store(request: pytest.FixtureRequest) -> Store:
 
 
 @pytest.fixture
-def proxied() -> Iterator[Callable[[Store], tuple[Store, Proxy]]]:
+def proxied() -> Iterator[Proxied]:
     """Gives a function that puts a proxy before a store."""
     proxies = []
 

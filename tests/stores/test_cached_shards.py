@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,13 +10,11 @@ import pytest
 from torch.utils.data import DataLoader
 
 from predecode.reader import WindowDataset, WindowLoader
-from tests.stores.conftest import NEEDS, STORES
+from tests.reader.test_shard_cache import until
+from tests.stores.conftest import NEEDS, STORES, Proxied
 from tests.stores.proxy import Fault, Mischief, Proxy
 from tests.stores.servers import Store
 from tests.stores.test_contract import assert_equal
-
-Proxied = Callable[[Store], tuple[Store, Proxy]]
-SECONDS_FOR_COPIES = 60
 
 
 def checksums(folder: Path) -> list[str]:
@@ -28,9 +24,7 @@ def checksums(folder: Path) -> list[str]:
 
 def assert_copied(cache: Path, reference: Path) -> None:
     """Waits until the background has copied all shards; they must be the shards."""
-    until = time.monotonic() + SECONDS_FOR_COPIES
-    while len(list(cache.glob("*.tar"))) < len(list(reference.rglob("*.tar"))) and time.monotonic() < until:
-        time.sleep(0.05)
+    until(lambda: len(list(cache.glob("*.tar"))) == len(list(reference.rglob("*.tar"))))
     assert checksums(cache) == checksums(reference)
 
 

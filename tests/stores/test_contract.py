@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,7 @@ from predecode.reader import StreamingWindowDataset, WindowDataset, WindowLoader
 from predecode.transforms.errors import FormatError
 from predecode.transforms.storage import Folder
 from tests.pipeline.running import tree
-from tests.stores.conftest import DATASET, NEEDS, STORES
-from tests.stores.proxy import Proxy
+from tests.stores.conftest import DATASET, NEEDS, STORES, Proxied
 from tests.stores.servers import BUCKET, Store
 
 FLAGS = ("--no-progress", "--direct_num_workers=2")
@@ -81,9 +79,7 @@ def test_workers_of_a_data_loader_read_it(s3: Store, reference: Path) -> None:
 
 
 @NEEDS
-def test_indices_are_opened_once_and_damage_is_still_said(
-    s3: Store, proxied: Callable[[Store], tuple[Store, Proxy]], reference: Path
-) -> None:
+def test_indices_are_opened_once_and_damage_is_still_said(s3: Store, proxied: Proxied, reference: Path) -> None:
     output = s3.upload(reference, "indices")
     store, proxy = proxied(s3)
     dataset = WindowDataset(output, storage_options=store.options)
@@ -173,7 +169,7 @@ def test_no_cached_listing_decides(store: Store) -> None:
 
 @NEEDS
 def test_videos_are_read_by_ranges_once(
-    s3: Store, proxied: Callable[[Store], tuple[Store, Proxy]], data_dir: Path, reference: Path, tmp_path: Path
+    s3: Store, proxied: Proxied, data_dir: Path, reference: Path, tmp_path: Path
 ) -> None:
     source = s3.upload(data_dir / DATASET, "ranges")
     store, proxy = proxied(s3)

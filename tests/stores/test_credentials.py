@@ -9,7 +9,6 @@ import json
 import logging
 import re
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,8 +19,7 @@ from predecode.pipeline.runner import pipeline_options
 from predecode.transforms.errors import StorageError, UsageError
 from predecode.transforms.options import MaterializeOptions
 from predecode.transforms.storage import Folder
-from tests.stores.conftest import DATASET, NEEDS
-from tests.stores.proxy import Proxy
+from tests.stores.conftest import DATASET, NEEDS, Proxied
 from tests.stores.servers import BUCKET, PASSWORD, USER, Store
 
 SECRETS = (USER, PASSWORD)
@@ -58,7 +56,7 @@ def test_it_is_in_no_file_and_no_log(
 def test_it_is_in_no_message(
     flags: tuple[str, ...],
     s3: Store,
-    proxied: Callable[[Store], tuple[Store, Proxy]],
+    proxied: Proxied,
     data_dir: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:

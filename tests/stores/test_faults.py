@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
@@ -18,8 +18,8 @@ from predecode.transforms.errors import StorageError
 from predecode.transforms.patience import Patience
 from predecode.transforms.storage import Folder
 from tests.pipeline.running import tree
-from tests.stores.conftest import DATASET, NEEDS
-from tests.stores.proxy import Call, Fault, Mischief, Proxy
+from tests.stores.conftest import DATASET, NEEDS, Proxied
+from tests.stores.proxy import Call, Fault, Mischief
 from tests.stores.servers import BUCKET, Store
 from tests.stores.test_contract import assert_equal
 
@@ -27,8 +27,6 @@ FLAGS = ("--no-progress", "--direct_num_workers=2")
 FILES = {"a.bin": bytes(range(256)) * 1000, "sub/b.json": b"[1, 2, 3]", "sub/c.bin": b"x" * 70_000}
 FOREVER = 1 << 20
 EVERYTHING: list[tuple[Mischief, Call]] = list(itertools.product(get_args(Mischief), ("list", "head", "get", "put")))
-
-Proxied = Callable[[Store], tuple[Store, Proxy]]
 
 
 def cases() -> Iterator[ParameterSet]:

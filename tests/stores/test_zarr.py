@@ -7,7 +7,7 @@ import os
 import shutil
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 from unittest.mock import patch
@@ -29,7 +29,7 @@ from tests.pipeline.running import run, tree
 from tests.sources.reading import episodes
 from tests.sources.replay_buffers import write_buffer
 from tests.sources.test_zarr import read_all
-from tests.stores.conftest import NEEDS
+from tests.stores.conftest import NEEDS, Proxied
 from tests.stores.proxy import Mischief, Proxy
 from tests.stores.servers import BUCKET, PASSWORD, USER, Store
 
@@ -43,8 +43,6 @@ ARRAYS = {
     "action": RNG.normal(size=(90, 2)).astype(np.float32),
 }
 FOREVER = 1 << 20
-
-Proxied = Callable[[Store], tuple[Store, Proxy]]
 
 
 @pytest.fixture(scope="module")
