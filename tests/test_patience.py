@@ -88,6 +88,21 @@ def test_absence_is_an_answer(error: Exception) -> None:
         patiently("Cannot do", lambda: raising(error), options={}, patience=SHORT)
 
 
+@pytest.mark.parametrize("min_calls", [1, 3])
+def test_a_call_that_takes_longer_than_all_the_time_is_made_again(min_calls: int) -> None:
+    calls = []
+
+    def call() -> None:
+        calls.append(1)
+        time.sleep(0.02)
+        raise ConnectionResetError
+
+    patience = Patience(total_seconds=0.01, min_calls=min_calls, first_pause_seconds=0.001)
+    with pytest.raises(StorageError, match=rf"tried {min_calls} times? within"):
+        patiently("Cannot do", call, options={}, patience=patience)
+    assert len(calls) == min_calls
+
+
 def test_what_hangs_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(TimeoutError, match="no answer within"):
         within(0.05, lambda: time.sleep(0.5))

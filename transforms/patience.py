@@ -1,7 +1,8 @@
 """How long storage is waited for, and what is tried again: the one policy for every call over a network.
 
-A call that fails in a way that may pass is made again, after pauses that double, until it goes well or `total_seconds`
-are over. The libraries below fsspec retry by themselves, too; whatever they do ends with the time-out of the call.
+A call that fails in a way that may pass is made again, after pauses that double, until it goes well, or `total_seconds`
+are over and it was made `min_calls` times. The libraries below fsspec retry by themselves, too; whatever they do ends
+with the time-out of the call.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ class Patience:
         call_seconds: How long one call may take, besides what its bytes need.
         bytes_per_second: What moves more slowly than this is deemed to hang.
         total_seconds: When a call has failed for so long, it is not begun again.
+        min_calls: But it is made so many times: one that moves a large file may take longer than that before it fails.
         first_pause_seconds: Before the second call; each further pause is twice as long.
         max_pause_seconds: But no longer than this.
     """
@@ -36,6 +38,7 @@ class Patience:
     call_seconds: float = 30.0
     bytes_per_second: float = 1 << 20
     total_seconds: float = 120.0
+    min_calls: int = 3
     first_pause_seconds: float = 0.5
     max_pause_seconds: float = 15.0
 
@@ -94,7 +97,7 @@ def patiently(
                 raise StorageError(f"{what}: {reason}. Storage refuses: {_REMEDY}") from None
             pause = min(patience.first_pause_seconds * 2 ** (calls - 1), patience.max_pause_seconds)
             waited = time.monotonic() - started
-            if waited + pause > patience.total_seconds:
+            if waited + pause > patience.total_seconds and calls >= patience.min_calls:
                 raise StorageError(
                     f"{what}: tried {calls} time{'s' if calls > 1 else ''} within {waited:.0f} s, at last: {reason}. "
                     "What is there is kept: " + _REMEDY

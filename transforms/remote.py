@@ -11,7 +11,7 @@ import contextlib
 import functools
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -24,14 +24,18 @@ from predecode.transforms.errors import StorageError
 from predecode.transforms.patience import missing_library, patiently, within
 
 FileRange: TypeAlias = tuple[str, int, int]
-"""Path relative to the folder, first byte, byte behind the last."""
+"""Path, first byte, byte behind the last; of a folder's files the path is relative to it."""
+
+ReadRange: TypeAlias = Callable[[str, int, int], Awaitable[bytes]]
 
 _REQUESTS_AT_ONCE = 64
 """Of one call for ranges."""
 
 _LOOK_UPS_AT_ONCE = 16
 
-_FLAT = ("s3://", "s3a://", "gs://", "gcs://")
+_S3 = ("s3://", "s3a://")
+
+_FLAT = (*_S3, "gs://", "gcs://")
 """What knows no folders: one listing gives all that is below a prefix."""
 
 _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
@@ -223,7 +227,8 @@ class RemoteFolder:
         seconds = patience.PATIENCE.limit_seconds(sum(stop - start for _, start, stop in ranges))
         paths = [(self._path(name), start, stop) for name, start, stop in ranges]
         if filesystem.async_impl:
-            return fsspec.asyn.sync(filesystem.loop, _fetch_each, filesystem, paths, seconds)
+            read = _range_reader(self.url, self.options_json, os.getpid())
+            return fsspec.asyn.sync(filesystem.loop, _fetch_each, read, paths, seconds)
         outcomes: list[bytes | Exception] = []
         for path, start, stop in paths:
             try:
@@ -256,17 +261,31 @@ class RemoteFolder:
         return str(_filesystem(self.url, self.options_json)._strip_protocol(self._url(name)))
 
 
-async def _fetch_each(
-    filesystem: Any, ranges: Sequence[tuple[str, int, int]], seconds: float
-) -> list[bytes | BaseException]:
+async def _fetch_each(read: ReadRange, ranges: Sequence[FileRange], seconds: float) -> list[bytes | BaseException]:
     """As `cat_ranges`, but each range has its own time-out, so that one that hangs costs no other."""
     gate = asyncio.Semaphore(_REQUESTS_AT_ONCE)
 
     async def fetch(path: str, start: int, stop: int) -> bytes:
         async with gate:
-            return await asyncio.wait_for(filesystem._cat_file(path, start=start, end=stop), seconds)  # noqa: SLF001 - fsspec's way for coroutines.
+            return await asyncio.wait_for(read(path, start, stop), seconds)
 
     return await asyncio.gather(*(fetch(*wanted) for wanted in ranges), return_exceptions=True)
+
+
+@functools.lru_cache(maxsize=16)
+def _range_reader(url: str, options_json: str, process: int) -> ReadRange:
+    """How a file system that has coroutines reads a range."""
+    filesystem = _new_filesystem(url, options_json, process)
+    if url.startswith(_S3):
+        from predecode.transforms.signed_reads import SignedReads  # What it imports comes with s3fs.
+
+        return SignedReads(filesystem).read
+
+    async def read(path: str, start: int, stop: int) -> bytes:
+        content: bytes = await filesystem._cat_file(path, start=start, end=stop)  # noqa: SLF001 - fsspec's way for coroutines.
+        return content
+
+    return read
 
 
 def _filesystem(url: str, options_json: str) -> Any:
