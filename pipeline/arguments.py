@@ -145,13 +145,18 @@ def _add_preview(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = commands.add_parser(
         "preview",
         help="a contact sheet of windows",
-        description="Draws windows as a PNG: a row per window and camera, frames along deltas, padded slots marked. "
+        description="Draws windows: a row per window and camera, frames along deltas, padded slots marked. "
         "If nothing is asked for, both ends of an episode are among them.",
         epilog=examples.PREVIEW,
     )
     _add_output(parser)
     add = parser.add_argument
-    add("picture", metavar="PICTURE", nargs="?", help="the PNG to write; default: OUTPUT's name with -preview.png")
+    add(
+        "picture",
+        metavar="PICTURE",
+        nargs="?",
+        help="a .png, .jpg or .webp to write; default: OUTPUT's name with -preview.png",
+    )
     add("--split", choices=("train", "val"), default="train", help="default: %(default)s")
     add("--windows", type=_at_least_one, metavar="N", help="how many at most; default: 6, or 24 of --frames")
     add("--episode", type=_number, metavar="N", help="only windows of this episode")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from predecode.pipeline.interrupts import Interrupts
 from predecode.transforms.errors import MissingDependencyError, PredecodeError, UsageError
+from predecode.transforms.wording import counted
 
 if TYPE_CHECKING:  # Nothing that takes long to import, before Ctrl-C is watched for.
     from predecode.transforms.options import MaterializeOptions
@@ -235,7 +236,7 @@ def _preview(parsed: argparse.Namespace, _: Sequence[str]) -> None:
     picture = os.path.abspath(parsed.picture or f"{name or 'output'}-preview.png")
     options = _storage_options(parsed)
     drawn = draw_preview(parsed.output, picture, split=parsed.split, choice=choice, storage_options=options)
-    print(f"Drew {drawn} windows: {picture}")
+    print(f"Drew {counted(drawn, 'window')}: {picture}")
 
 
 def _write_report(parsed: argparse.Namespace, _: Sequence[str]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 
 from predecode.transforms.sizes import size_text
+from predecode.transforms.wording import counted
 
 _MAX_REASONS = 10
 
@@ -72,14 +73,15 @@ class Forecast:
 
     def _work(self) -> Iterator[str]:
         windows = ", ".join(f"{count:,} {split}" for split, count in self.anchors.items())
-        yield f"{self.episodes:,} episodes, windows: {windows}"
+        yield f"{counted(self.episodes, 'episode')}, windows: {windows}"
         kept = f" ({self.shards_kept:,} are there)" if self.shards_kept else ""
-        yield f"{self.frames:,} images in {self.shards:,} shards{kept}; {self.frames_decoded:,} frames to decode"
+        images = f"{counted(self.frames, 'image')} in {counted(self.shards, 'shard')}{kept}"
+        yield f"{images}; {counted(self.frames_decoded, 'frame')} to decode"
         per_window = size_text(round(self.output_bytes / max(1, sum(self.anchors.values()))))
         read, write = size_text(self.source_bytes), size_text(self.bytes_to_write)
         yield f"{read} to read, about {write} to write ({per_window} a window)"
-        here = f"about {time_text(self.seconds)} on this machine with {self.threads} threads"
-        yield f"{here}; {self.core_hours:,.2f} core-hours on a cluster of such cores"
+        here = f"about {time_text(self.seconds)} on this machine with {counted(self.threads, 'thread')}"
+        yield f"{here}; {hours_text(self.core_hours)} core-hours on a cluster of such cores"
 
     def _place(self) -> Iterator[str]:
         if self.free_bytes is not None:
@@ -91,10 +93,10 @@ class Forecast:
 
     def _problems(self) -> Iterator[str]:
         if self.quarantined:
-            what = f"{self.episodes_quarantined:,} episodes ({self.anchors_quarantined:,} windows)"
+            what = f"{counted(self.episodes_quarantined, 'episode')} ({counted(self.anchors_quarantined, 'window')})"
             yield f"{what} cannot be used; the job fails, or leaves them out with --on-error=quarantine:"
             shown = list(self.quarantined.items())[:_MAX_REASONS]
-            yield from (f"  {count:,} windows: {reason}" for reason, count in shown)
+            yield from (f"  {counted(count, 'window')}: {reason}" for reason, count in shown)
             if len(self.quarantined) > len(shown):
                 yield f"  and {len(self.quarantined) - len(shown)} more reasons"
         if self.segments_failed:
@@ -102,8 +104,17 @@ class Forecast:
             yield f"  {self.segments_failed[0]}"
 
     def _basis(self) -> Iterator[str]:
-        tried = f"{self.segments_tried:,} of {self.segments:,} segments"
+        tried = f"{self.segments_tried:,} of {counted(self.segments, 'segment')}"
         yield f"Bytes and time are judged by {tried}, decoded and encoded for real. Nothing was written."
+
+
+def hours_text(hours: float) -> str:
+    """A number of hours for a person: small ones are not nothing.
+
+    >>> hours_text(0.0123), hours_text(0.21), hours_text(1234.5)
+    ('0.01', '0.2', '1,234.5')
+    """
+    return f"{hours:,.1f}" if hours >= 0.95 else f"{hours:.1g}"
 
 
 def time_text(seconds: float) -> str:

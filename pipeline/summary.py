@@ -12,6 +12,7 @@ from predecode.transforms.episodes import Quarantine
 from predecode.transforms.format import QUARANTINE_FILE
 from predecode.transforms.sizes import size_text
 from predecode.transforms.storage import Folder
+from predecode.transforms.wording import counted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,8 +60,8 @@ class Summary:
             return f"nothing to write: an earlier run had committed all of it, {size_text(self.output_bytes)}"
         if self.shards_kept:
             return (
-                f"{written:,} shards written in {self.seconds:.1f} s, {self.shards_kept:,} kept of an earlier run; "
-                f"{size_text(self.output_bytes)} in all"
+                f"{counted(written, 'shard')} written in {self.seconds:.1f} s, {self.shards_kept:,} kept of an earlier "
+                f"run; {size_text(self.output_bytes)} in all"
             )
         return (
             f"{size_text(self.source_bytes)} read, {size_text(self.output_bytes)} written in {self.seconds:.1f} s "
@@ -73,14 +74,12 @@ class Summary:
 
     def __str__(self) -> str:
         windows = ", ".join(f"{count:,} {split}" for split, count in self.anchors.items())
-        lines = [
-            f"{self.episodes:,} episodes, windows: {windows}; {self.frames:,} frames in {self.shards:,} shards",
-            self._written,
-        ]
+        stored = f"{counted(self.frames, 'frame')} in {counted(self.shards, 'shard')}"
+        lines = [f"{counted(self.episodes, 'episode')}, windows: {windows}; {stored}", self._written]
         for camera, psnr_db in self.psnr_db.items():
             lines.append(f"{camera}: {'lossless' if psnr_db is None else f'{psnr_db:.1f} dB after encoding'}")
         if self.quarantined:
-            lines.append(f"{self.anchors_quarantined:,} windows quarantined ({QUARANTINE_FILE} says which):")
+            lines.append(f"{counted(self.anchors_quarantined, 'window')} quarantined ({QUARANTINE_FILE} says which):")
             lines += [f"  {count:,}: {reason}" for reason, count in self.quarantined.items()]
         lines.append(f"Shards are in {self.output}")
         return "\n".join(lines)

@@ -35,6 +35,7 @@ from predecode.transforms.manifest import MANIFEST_REMEDY, PLAN_REMEDY, read_man
 from predecode.transforms.plan_file import read_plan
 from predecode.transforms.staging import described_files
 from predecode.transforms.storage import Folder
+from predecode.transforms.wording import counted
 
 MAX_SHOWN = 20
 MAX_KEPT = 1000
@@ -99,9 +100,9 @@ class Certificate:
 
     def __str__(self) -> str:
         """For a person."""
-        seen = f"{self.num_episodes:,} episodes, {self.num_windows:,} windows"
+        seen = f"{counted(self.num_episodes, 'episode')}, {counted(self.num_windows, 'window')}"
         frames = [
-            f"  {name}: {sums.num_frames:,} frames compared, "
+            f"  {name}: {counted(sums.num_frames, 'frame')} compared, "
             + (f"{sums.psnr_db:.1f} dB from the source's" if sums.psnr_db is not None else "equal to the source's")
             for name, sums in self.cameras.items()
         ]
@@ -110,7 +111,7 @@ class Certificate:
         shown = [f"  {difference}" for difference in self.differences[:MAX_SHOWN]]
         left = self.num_differences - len(shown)
         rest = [f"  and {left:,} more"] if left else []
-        count = f"{self.num_differences:,} difference{'s' if self.num_differences > 1 else ''}"
+        count = counted(self.num_differences, "difference")
         return "\n".join([f"{self.output} is not what {self.source} says: {count}, {seen} compared.", *shown, *rest])
 
 

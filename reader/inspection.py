@@ -16,6 +16,7 @@ from predecode.transforms.plan_file import is_sound_plan, read_plan
 from predecode.transforms.sizes import size_text
 from predecode.transforms.storage import Folder
 from predecode.transforms.windows import compact
+from predecode.transforms.wording import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +112,8 @@ def _lines(content: Mapping[str, Any]) -> Iterator[str]:
     is_zarr = source.get("format") == "zarr"
     kind = "Zarr replay buffer" if is_zarr else f"LeRobot {source.get('codebase_version', 'of unknown version')}"
     yield f"{content['output']}: format version {content['format_version']}, complete"
-    yield (f"source      {kind}, {source['episodes']} episodes, {source['frames']} frames, {content['fps']:g} fps")
+    size = f"{counted(source['episodes'], 'episode')}, {counted(source['frames'], 'frame')}"
+    yield f"source      {kind}, {size}, {content['fps']:g} fps"
     for number, line in enumerate(_split_lines(content["splits"])):
         yield f"{'splits' if number == 0 else '':12}{line}"
     yield f"samples     {_sample_line(content)}"
@@ -130,9 +132,10 @@ def _lines(content: Mapping[str, Any]) -> Iterator[str]:
 
 def _split_lines(splits: Mapping[str, Any]) -> Iterator[str]:
     for name, split in splits.items():
+        windows = f"{counted(split['anchors'], 'window')} in {counted(split['samples'], 'sample')}"
         yield (
-            f"{name}: {split['episodes']} episodes, {split['anchors']} windows in {split['samples']} samples, "
-            f"{split['shards']} shards, {size_text(split['tar_bytes'])} "
+            f"{name}: {counted(split['episodes'], 'episode')}, {windows}, "
+            f"{counted(split['shards'], 'shard')}, {size_text(split['tar_bytes'])} "
             f"({size_text(split['bytes_per_anchor'])} a window), {split['anchors_quarantined']} quarantined"
         )
 
@@ -155,4 +158,5 @@ def _camera_lines(content: Mapping[str, Any]) -> Iterator[str]:
         else:
             loss = "not compared" if frames["psnr_db"] is None else f"{frames['psnr_db']:.1f} dB after encoding"
         resized = f" ({image['resize_mode']})" if image["resize_mode"] else ""
-        yield f"{name}: {height}x{width}x{channels}{resized}, {codec}, {loss}, {frames['stored']} frames stored"
+        stored = counted(frames["stored"], "frame")
+        yield f"{name}: {height}x{width}x{channels}{resized}, {codec}, {loss}, {stored} stored"

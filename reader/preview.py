@@ -15,13 +15,15 @@ from predecode.reader.lookup import FoundWindow, find_window
 from predecode.reader.opening import open_output
 from predecode.reader.ranges import RangeReader, open_ranges
 from predecode.reader.split import SplitIndex
-from predecode.transforms.errors import FormatError, OutputError
+from predecode.transforms.errors import FormatError, OutputError, UsageError
 from predecode.transforms.storage import Folder
 from predecode.transforms.windows import compact
+from predecode.transforms.wording import counted
 
 MAX_SLOTS = 16
 """Frames drawn of one window."""
 
+_FORMATS = {"": "PNG", ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 MAX_CURVE_ROWS = 4
 
 
@@ -33,14 +35,14 @@ def draw_preview(
     choice: Choice | None = None,
     storage_options: Mapping[str, Any] | None = None,
 ) -> int:
-    """Draws some windows of a split as a PNG: a row per window and camera, and a plot per windowed number feature.
+    """Draws some windows of a split: a row per window and camera, and a plot per windowed number feature.
 
     If nothing is asked for, the first and the last window of an episode are among them, because there the padding is;
     the others are from other episodes, chosen by a hash: the same output gives the same picture.
 
     Args:
         url: The output: a folder or an fsspec URL.
-        picture_path: The local file to write.
+        picture_path: The local file to write: a PNG, or what its ending says.
         split: "train" or "val".
         choice: Which windows; fewer are drawn where there are fewer.
         storage_options: For fsspec.
@@ -50,10 +52,11 @@ def draw_preview(
 
     Raises:
         FormatError: the output is incomplete or damaged, or has no such split.
-        UsageError: there is no such window.
+        UsageError: there is no such window, or the picture's ending is none that can be written.
         OutputError: the picture cannot be written.
         OSError: storage fails.
     """
+    picture_format = _format_of(picture_path)
     folder, manifest, index = open_output(
         Folder.of(url, storage_options),
         lambda folder, manifest: (folder, manifest, SplitIndex(folder, manifest, split)),
@@ -67,15 +70,24 @@ def draw_preview(
     windows = ", ".join(f"{name} {compact(deltas)}" for name, deltas in item_format.delta_indices.items())
     left_out = f"curves of the first {MAX_CURVE_ROWS} numbers; " if len(_windowed(item_format)) > MAX_CURVE_ROWS else ""
     picture = draw_sheet(
-        f"{folder}: {len(blocks)} of {num_anchors} windows of split {split}, {num_episodes} episodes",
+        f"{folder}: {len(blocks)} of {num_anchors} windows of split {split}, {counted(num_episodes, 'episode')}",
         f"{item_format.fps:g} fps, {item_format.image_codec}; {left_out}deltas in frames: {windows or 'none'}",
         blocks,
     )
     try:
-        picture.save(os.fspath(picture_path), format="PNG")
+        picture.save(os.fspath(picture_path), format=picture_format, quality=95)
     except OSError as error:
         raise OutputError(f"Cannot write {picture_path}: {error.strerror or error}. Name another file.") from error
     return len(blocks)
+
+
+def _format_of(picture_path: str) -> str:
+    ending = os.path.splitext(picture_path)[1].lower()
+    if ending not in _FORMATS:
+        raise UsageError(
+            f"Expected a picture's name that ends in {', '.join(filter(None, _FORMATS))}, got {picture_path!r}."
+        )
+    return _FORMATS[ending]
 
 
 def _block(index: SplitIndex, reader: RangeReader, item: int) -> Block:

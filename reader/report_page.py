@@ -14,6 +14,7 @@ from predecode.reader.report_fidelity import CameraFidelity, ComparedFrame
 from predecode.reader.report_style import STYLE
 from predecode.transforms.sizes import size_text
 from predecode.transforms.windows import compact
+from predecode.transforms.wording import counted
 
 MAX_LISTED = 50
 _DIFFERENCE_GAIN = 8
@@ -96,7 +97,7 @@ def _heading(data: ReportData) -> Markup:
     return element(
         "header",
         element("h1", data.folder.url),
-        _note(f"from a {kind} of {source['episodes']:,} episodes and {source['frames']:,} frames"),
+        _note(f"from a {kind} of {counted(source['episodes'], 'episode')} and {counted(source['frames'], 'frame')}"),
         element(
             "dl",
             *(element("div", element("dt", name), element("dd", value)) for name, value in tiles.items()),

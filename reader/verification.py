@@ -36,6 +36,7 @@ from predecode.transforms.plan_file import is_sound_plan, read_plan
 from predecode.transforms.sizes import size_text
 from predecode.transforms.staging import described_files
 from predecode.transforms.storage import Folder, check_relative
+from predecode.transforms.wording import counted
 
 _PIECE_BYTES = 1 << 22
 _MAX_RECORD_BYTES = 1 << 30
@@ -90,7 +91,7 @@ class Verification:
 
     def __str__(self) -> str:
         """For a person."""
-        seen = f"{self.num_files:,} files, {size_text(self.size_bytes)}"
+        seen = f"{counted(self.num_files, 'file')}, {size_text(self.size_bytes)}"
         if self.is_sound:
             return f"{self.output} is as it was written: {seen}."
         lines = [f"{self.output} is not as it was written: {seen}."]

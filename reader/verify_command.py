@@ -9,6 +9,7 @@ from typing import Any
 
 from predecode.reader.certificate import Certificate, certify_output
 from predecode.reader.verification import Verification, repair_output, verify_output
+from predecode.transforms.wording import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ class Verified:
         other = "Run this" if self.differs else "Copy these files again, or run this"
         first = "Now run" if self.is_repaired else f"{other} with --repair and then"
         number = len(self.damaged_shards)
-        shards = "1 shard" if number == 1 else f"{number} shards"
+        shards = counted(number, "shard")
         advice = (
             f"{first} the same `predecode materialize` as before: it writes {shards} anew, and what describes them."
         )

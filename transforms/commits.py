@@ -14,6 +14,7 @@ from predecode.transforms.hashing import canonical_json
 from predecode.transforms.shard_writer import Written
 from predecode.transforms.shards import Segment
 from predecode.transforms.storage import Folder
+from predecode.transforms.wording import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +131,9 @@ def find_commit(
 
 def describe_lost(lost: Sequence[Quarantine], *, limit: int = 3) -> str:
     """The first reasons, one a line."""
-    lines = [f"  episode {part.episode_index}, {part.num_anchors} anchors: {part.reason}" for part in lost[:limit]]
+    lines = [
+        f"  episode {part.episode_index}, {counted(part.num_anchors, 'anchor')}: {part.reason}" for part in lost[:limit]
+    ]
     if len(lost) > limit:
         lines.append(f"  and {len(lost) - limit} more")
     return "\n".join(lines)

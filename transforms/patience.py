@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from predecode.transforms.credentials import without_secrets
 from predecode.transforms.errors import MissingDependencyError, PredecodeError, StorageError
+from predecode.transforms.wording import counted
 
 Value = TypeVar("Value")
 
@@ -99,7 +100,7 @@ def patiently(
             waited = time.monotonic() - started
             if waited + pause > patience.total_seconds and calls >= patience.min_calls:
                 raise StorageError(
-                    f"{what}: tried {calls} time{'s' if calls > 1 else ''} within {waited:.0f} s, at last: {reason}. "
+                    f"{what}: tried {counted(calls, 'time')} within {waited:.0f} s, at last: {reason}. "
                     "What is there is kept: " + _REMEDY
                 ) from None
             if calls == 1:

@@ -182,8 +182,8 @@ class VideoFile:
             yield from frames[:missing]
             raise DataError(
                 f"{self._name}: no frame at {times[missing]:.6f} s: the nearest is at {pts[missing]:.6f} s, which is "
-                f"more than the tolerance of {tolerances[missing]:g} s away. If that frame is the right one, allow for "
-                "it with --tolerance-s."
+                f"more than the tolerance of {tolerances[missing]:.3g} s away. If that frame is the right one, allow "
+                "for it with --tolerance-s."
             )
         yield from frames
 

@@ -45,7 +45,7 @@ def test_a_second_run_says_what_it_has_done(data_dir: Path, tmp_path: Path, caps
     assert "nothing to write: an earlier run had committed all of it" in capsys.readouterr().out
     (tmp_path / "out/train/shard-00001.json").unlink()
     assert main(arguments) == EXIT_DONE
-    assert re.search(r"1 shards written in \d+\.\d s, 2 kept of an earlier run; ", capsys.readouterr().out)
+    assert re.search(r"1 shard written in \d+\.\d s, 2 kept of an earlier run; ", capsys.readouterr().out)
     assert main([*arguments, "--image-size=32", "--overwrite"]) == EXIT_DONE
     assert "read, " in capsys.readouterr().out
 

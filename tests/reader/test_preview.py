@@ -161,6 +161,13 @@ def test_command_draws_the_same_picture_twice(output: Path, tmp_path: Path) -> N
         assert count(pixels(image), PAD_COLOR) > 5000
 
 
+@pytest.mark.parametrize(("name", "written"), [("x.JPG", "JPEG"), ("x.webp", "WEBP"), ("x", "PNG")])
+def test_a_picture_is_what_its_name_says(name: str, written: str, output: Path, tmp_path: Path) -> None:
+    draw_preview(str(output), str(tmp_path / name))
+    with Image.open(tmp_path / name) as image:
+        assert image.format == written
+
+
 def test_many_deltas_are_thinned(data_dir: Path, tmp_path: Path) -> None:
     from predecode.pipeline import MaterializeOptions, materialize
     from predecode.reader.preview import _camera_row
@@ -198,6 +205,8 @@ def test_wrong_requests_are_refused(output: Path, tmp_path: Path) -> None:
         draw_preview(str(output), str(tmp_path / "picture.png"), split="val")
     with pytest.raises(UsageError, match="expected 1 to 100, got 0"):
         draw_preview(str(output), str(tmp_path / "picture.png"), choice=Choice(num_windows=0))
+    with pytest.raises(UsageError, match=r"ends in .png, .jpg, .jpeg, .webp, got .*picture.txt"):
+        draw_preview(str(output), str(tmp_path / "picture.txt"))
     with pytest.raises(OutputError, match="Cannot write"):
         draw_preview(str(output), str(tmp_path / "missing" / "picture.png"), choice=Choice(num_windows=1))
 
