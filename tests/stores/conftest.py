@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from tests.stores.servers import Store, fake_gcs, minio, web_server
 NEEDS = pytest.mark.needs_object_stores
 STORES = [pytest.param("s3", marks=NEEDS), pytest.param("gs", marks=NEEDS)]
 DATASET = "pusht_v30"
+SHORT_CALLS = patience.Patience(call_seconds=1.5, total_seconds=6, first_pause_seconds=0.05, max_pause_seconds=0.5)
 
 Proxied = Callable[[Store], tuple[Store, Proxy]]
 """Puts a proxy before a store."""
@@ -65,11 +67,16 @@ def proxied() -> Iterator[Proxied]:
 
 
 @pytest.fixture
+def steadfast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls end soon, but are made again for long, however slow the machine is: for what passes."""
+    monkeypatch.setattr(patience, "PATIENCE", replace(SHORT_CALLS, total_seconds=60))
+
+
+@pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> patience.Patience:
-    """Time-outs for tests."""
-    short = patience.Patience(call_seconds=1.5, total_seconds=6, first_pause_seconds=0.05, max_pause_seconds=0.5)
-    monkeypatch.setattr(patience, "PATIENCE", short)
-    return short
+    """The same, but not for long: for what does not pass."""
+    monkeypatch.setattr(patience, "PATIENCE", SHORT_CALLS)
+    return SHORT_CALLS
 
 
 @pytest.fixture(scope="session")

@@ -60,7 +60,7 @@ def test_a_full_cache_asks_the_store_for_no_window(
 
 @NEEDS
 @pytest.mark.slow
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("steadfast")
 @pytest.mark.parametrize("mischief", get_args(Mischief))
 def test_copies_come_through(mischief: Mischief, s3: Store, proxied: Proxied, reference: Path, tmp_path: Path) -> None:
     """What a fault spoils is neither given nor kept: who copies comes back with the next window of the shard."""

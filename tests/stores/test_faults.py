@@ -66,7 +66,7 @@ def do(call: Call, folder: Folder) -> None:
         assert folder.read("new.bin") == FILES["a.bin"]
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("steadfast")
 @pytest.mark.parametrize(("name", "mischief", "call"), list(cases()))
 def test_a_burst_passes(
     name: str, mischief: Mischief, call: Call, files: Path, proxied: Proxied, request: pytest.FixtureRequest
@@ -122,7 +122,7 @@ def test_what_does_not_pass_is_an_error_in_time(
 
 @NEEDS
 @pytest.mark.slow
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("steadfast")
 def test_the_job_comes_through(
     s3: Store, proxied: Proxied, data_dir: Path, reference: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -142,7 +142,7 @@ def test_the_job_comes_through(
 
 @NEEDS
 @pytest.mark.slow
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("steadfast")
 @pytest.mark.parametrize("mischief", get_args(Mischief))
 def test_the_reader_comes_through(mischief: Mischief, s3: Store, proxied: Proxied, reference: Path) -> None:
     output = s3.upload(reference, "disturbed-reader")

@@ -71,7 +71,7 @@ def test_what_is_not_there(served: Hub, tmp_path: Path, capsys: pytest.CaptureFi
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("steadfast")
 def test_bursts_pass(served: Hub) -> None:
     proxy = Proxy(served.url)
     folder = Folder.of(f"hf://datasets/{REPO}/source", options(proxy.url))

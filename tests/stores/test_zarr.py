@@ -113,7 +113,7 @@ def test_a_chunk_that_is_not_there_is_a_data_error_at_once(s3: Store, buffers: P
 
 
 @NEEDS
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("steadfast")
 def test_a_chunk_that_is_damaged_is_a_data_error_in_the_end(s3: Store, buffers: Path, proxied: Proxied) -> None:
     store, proxy = proxied(s3)
     url = s3.upload(buffers / "v2.zarr", "damaged.zarr")
@@ -162,7 +162,7 @@ def behind_proxy(
     return url if there.folder is None else f"{store.url}/{name}", store.options, proxy
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("steadfast")
 @pytest.mark.parametrize(("store", "form", "mischief"), list(fault_cases()), indirect=["store"])
 def test_bursts_pass(
     there: Store, form: str, mischief: Mischief, buffers: Path, proxied: Proxied, monkeypatch: pytest.MonkeyPatch
