@@ -131,7 +131,7 @@ def _unknown_failure(here: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def _no_server(here: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    monkeypatch.setattr(patience, "PATIENCE", patience.Patience(total_seconds=0.0))
+    monkeypatch.setattr(patience, "PATIENCE", patience.Patience(total_seconds=0.0, min_calls=1))
     return ["materialize", "http://127.0.0.1:9/pusht", str(here / "out"), *QUIET]
 
 
@@ -386,7 +386,7 @@ MISTAKES: list[Mistake] = [
         provoke=_changed(lambda root: dirty.jitter_timestamps(root, row=9)),
         message="episode 1, frame 2, camera 'observation.images.cam': "
         "videos/observation.images.cam/chunk-000/file-000.mp4: no frame at 0.930000 s: the nearest is at"
-        " 0.900000 s, which is more than the tolerance of 0.000100007 s away. If that frame is the right"
+        " 0.900000 s, which is more than the tolerance of 0.0001 s away. If that frame is the right"
         " one, allow for it with --tolerance-s. Mend the source, leave the episode out with --episodes, "
         "or give --on-error=quarantine to go on without what is bad.",
         got="the nearest is at 0.900000 s",
