@@ -8,6 +8,11 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How long something takes is no matter of tests.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 DATA_DIR = Path(__file__).parent / "data"
 LEROBOT_PYTHON = "PREDECODE_LEROBOT_PYTHON"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -29,7 +29,6 @@ def _read(values: Any, kind: pa.DataType, feature: Feature) -> NDArray[Any]:
     return number_values(pa.array(values, type=kind), feature, _where)
 
 
-@settings(deadline=None)
 @given(
     data=st.data(),
     num_rows=st.integers(1, 6),

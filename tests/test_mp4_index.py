@@ -127,7 +127,7 @@ def test_absurd_counts_take_no_memory(name: bytes) -> None:
     assert key_frame_indices(io.BytesIO(content)) is None
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(changes=st.lists(st.tuples(st.integers(0, 1 << 20), st.integers(0, 255)), min_size=1, max_size=8))
 def test_damage_is_no_crash(changes: list[tuple[int, int]]) -> None:
     head, index = box(BUNDLED.read_bytes(), b"ftyp"), bytearray(box(BUNDLED.read_bytes(), b"moov"))

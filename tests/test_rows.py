@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from predecode.transforms.errors import DataError
@@ -39,7 +39,6 @@ def _rows(cursor: RowCursor, start: int, stop: int) -> list[int]:
     return found
 
 
-@settings(deadline=None)
 @given(
     requests=st.lists(st.tuples(st.integers(0, NUM_ROWS - 1), st.integers(1, 30)), max_size=12),
     batch_rows=st.integers(1, 50),

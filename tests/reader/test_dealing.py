@@ -7,7 +7,7 @@ from itertools import chain, zip_longest
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from predecode.reader.dealing import Deal, Tail
@@ -30,7 +30,6 @@ def steps(ranks: list[Deal]) -> list[list[int]]:
     return [[position for batch in step for position in range(*batch)] for step in together]
 
 
-@settings(deadline=None)
 @given(ITEMS, BATCH, RANKS, st.integers(0, 200))
 def test_exact_deals_each_position_once_in_order(items: int, batch: int, world_size: int, first: int) -> None:
     first = min(first, items)
@@ -40,7 +39,6 @@ def test_exact_deals_each_position_once_in_order(items: int, batch: int, world_s
     assert max(counts) - min(counts) <= 1
 
 
-@settings(deadline=None)
 @given(ITEMS, BATCH, RANKS, st.integers(0, 200))
 def test_even_deals_alike_and_leaves_few_out(items: int, batch: int, world_size: int, first: int) -> None:
     first = min(first, items)
@@ -53,7 +51,6 @@ def test_even_deals_alike_and_leaves_few_out(items: int, batch: int, world_size:
     assert all(deal.position_after(deal.num_batches()) == items for deal in ranks)
 
 
-@settings(deadline=None)
 @given(ITEMS, BATCH, RANKS, TAILS)
 def test_drop_last_deals_full_batches_only(items: int, batch: int, world_size: int, tail: Tail) -> None:
     ranks = deals(world_size, num_items=items, batch_size=batch, tail=tail, drop_last=True)
@@ -64,7 +61,6 @@ def test_drop_last_deals_full_batches_only(items: int, batch: int, world_size: i
     assert dealt == list(range(len(dealt)))
 
 
-@settings(deadline=None)
 @given(SETTINGS, RANKS)
 def test_batches_are_as_many_as_announced(asked: dict[str, Any], world_size: int) -> None:
     for deal in deals(world_size, **asked):
@@ -74,7 +70,6 @@ def test_batches_are_as_many_as_announced(asked: dict[str, Any], world_size: int
         assert all(size == deal.batch_size for size in sizes[:-1])
 
 
-@settings(deadline=None)
 @given(ITEMS, BATCH, RANKS, RANKS, TAILS)
 def test_stopped_at_every_step_and_resumed(items: int, batch: int, before: int, after: int, tail: Tail) -> None:
     ranks = deals(before, num_items=items, batch_size=batch, tail=tail)
@@ -90,7 +85,6 @@ def test_stopped_at_every_step_and_resumed(items: int, batch: int, before: int, 
         assert items - left_out <= len(dealt) <= items
 
 
-@settings(deadline=None)
 @given(SETTINGS, st.lists(st.tuples(RANKS, st.integers(0, 4)), min_size=1, max_size=8), RANKS)
 def test_resumed_again_and_again_with_other_ranks(
     asked: dict[str, Any], runs: list[tuple[int, int]], last: int
@@ -106,7 +100,6 @@ def test_resumed_again_and_again_with_other_ranks(
         assert len(dealt) == items
 
 
-@settings(deadline=None)
 @given(SETTINGS, RANKS)
 def test_resumed_with_the_same_ranks_goes_on_as_it_would_have(asked: dict[str, Any], world_size: int) -> None:
     for deal in deals(world_size, **asked):

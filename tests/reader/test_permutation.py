@@ -9,7 +9,7 @@ import pickle
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from predecode.reader.permutation import MAX_SIZE, Identity, Order, Permutation
@@ -66,7 +66,6 @@ def item_by_definition(position: int, *, size: int, seed: int, epoch: int) -> in
             return position
 
 
-@settings(deadline=None)
 @given(size=st.integers(1, 50) | st.integers(1, MAX_SIZE), seed=SEEDS, epoch=st.integers(0, 1000), data=st.data())
 def test_follows_the_definition(size: int, seed: int, epoch: int, data: st.DataObject) -> None:
     positions = data.draw(st.lists(st.integers(0, size - 1), max_size=5))
@@ -74,7 +73,6 @@ def test_follows_the_definition(size: int, seed: int, epoch: int, data: st.DataO
     assert Permutation(size, seed=seed, epoch=epoch)(np.array(positions, np.int64)).tolist() == expected
 
 
-@settings(deadline=None)
 @given(size=st.integers(0, 3000), seed=SEEDS, epoch=st.integers(0, 1000))
 def test_is_a_permutation(size: int, seed: int, epoch: int) -> None:
     items = whole(size, seed=seed, epoch=epoch)
@@ -82,7 +80,6 @@ def test_is_a_permutation(size: int, seed: int, epoch: int) -> None:
     np.testing.assert_array_equal(np.sort(items), np.arange(size))
 
 
-@settings(deadline=None)
 @given(size=st.integers(1, MAX_SIZE), seed=SEEDS, data=st.data())
 def test_large_ones_hold_distinct_items(size: int, seed: int, data: st.DataObject) -> None:
     first = data.draw(st.integers(0, max(0, size - 1000)))
@@ -93,7 +90,6 @@ def test_large_ones_hold_distinct_items(size: int, seed: int, data: st.DataObjec
     assert items.max() < size
 
 
-@settings(deadline=None)
 @given(size=st.integers(1, 10_000), data=st.data())
 def test_each_position_stands_for_itself(size: int, data: st.DataObject) -> None:
     positions = np.array(data.draw(st.lists(st.integers(0, size - 1), max_size=20)), np.int64)

@@ -275,7 +275,7 @@ def test_indices_of_other_shards_are_refused_even_unverified(runs: Path) -> None
         read_everything(open_split(runs, verify=False), folder)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     name=st.sampled_from(FILES),
     place=st.floats(0, 1, exclude_max=True),
@@ -298,7 +298,7 @@ def test_random_bytes_are_errors_or_change_nothing(
         assert not verify or changed == content
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=st.sampled_from(FILES), content=st.binary(max_size=2000), verify=st.booleans())
 def test_files_of_random_bytes_are_errors(runs: Path, name: str, content: bytes, *, verify: bool) -> None:
     path = runs / "train" / name

@@ -6,7 +6,7 @@ import pickle
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from predecode.reader.windowed import StorageOrder, WindowedShuffle
@@ -44,7 +44,6 @@ def test_storage_order_follows_shards_then_samples() -> None:
     assert order.shard_starts.tolist() == [0, 6, 10]
 
 
-@settings(deadline=None)
 @given(storages(), st.integers(0, 2**64), st.integers(0, 100), st.integers(1, 12))
 def test_each_item_once(storage: StorageOrder, seed: int, epoch: int, window_shards: int) -> None:
     order = WindowedShuffle(storage, seed=seed, epoch=epoch, window_shards=window_shards)
@@ -52,7 +51,6 @@ def test_each_item_once(storage: StorageOrder, seed: int, epoch: int, window_sha
     np.testing.assert_array_equal(np.sort(items), np.arange(len(storage)))
 
 
-@settings(deadline=None)
 @given(storages(), st.integers(1, 12), st.data())
 def test_each_position_stands_for_itself(storage: StorageOrder, window_shards: int, data: st.DataObject) -> None:
     order = WindowedShuffle(storage, seed=1, epoch=2, window_shards=window_shards)
@@ -61,7 +59,6 @@ def test_each_position_stands_for_itself(storage: StorageOrder, window_shards: i
     np.testing.assert_array_equal(order(positions), order(np.arange(len(order)))[positions])
 
 
-@settings(deadline=None)
 @given(storages(), st.integers(1, 12))
 def test_windows_cover_the_epoch_and_hold_their_shards_items(storage: StorageOrder, window_shards: int) -> None:
     order = WindowedShuffle(storage, seed=0, epoch=3, window_shards=window_shards)

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from predecode.transforms.episodes import FrameRun
@@ -53,7 +53,6 @@ def _brute_force(rows: list[tuple[int, int | None, int | None]]) -> list[tuple[i
     return runs
 
 
-@settings(deadline=None)
 @given(rows=_ROWS, batch_rows=st.integers(1, 8), group_rows=st.integers(1, 9))
 def test_runs_are_those_of_brute_force(
     rows: list[tuple[int, int | None, int | None]], batch_rows: int, group_rows: int
