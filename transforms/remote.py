@@ -276,15 +276,15 @@ async def _fetch_each(read: ReadRange, ranges: Sequence[FileRange], seconds: flo
 def _range_reader(url: str, options_json: str, process: int) -> ReadRange:
     """How a file system that has coroutines reads a range."""
     filesystem = _new_filesystem(url, options_json, process)
-    if url.startswith(_S3):
-        from predecode.transforms.signed_reads import SignedReads  # What it imports comes with s3fs.
-
-        return SignedReads(filesystem).read
 
     async def read(path: str, start: int, stop: int) -> bytes:
         content: bytes = await filesystem._cat_file(path, start=start, end=stop)  # noqa: SLF001 - fsspec's way for coroutines.
         return content
 
+    if url.startswith(_S3):
+        from predecode.transforms.signed_reads import SignedReads  # What it imports comes with s3fs.
+
+        return SignedReads(filesystem, read).read
     return read
 
 

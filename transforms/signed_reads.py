@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,13 +47,15 @@ class SignedReads:
     store wants headers that an address cannot hold, no more addresses are signed.
     """
 
-    def __init__(self, filesystem: Any) -> None:
+    def __init__(self, filesystem: Any, read_by_s3fs: Callable[[str, int, int], Awaitable[bytes]]) -> None:
         """Asks for nothing.
 
         Args:
             filesystem: An `s3fs.S3FileSystem`.
+            read_by_s3fs: Reads a half-open range of a path through it.
         """
         self._filesystem = filesystem
+        self._read_by_s3fs = read_by_s3fs
         client = {"auto_decompress": False}  # What is stored compressed stays so.
         self._http = fsspec.filesystem("http", client_kwargs=client, loop=filesystem.loop, skip_instance_cache=True)
         self._addresses: OrderedDict[str, _Address] = OrderedDict()
@@ -76,7 +79,7 @@ class SignedReads:
         if content is None:
             self._addresses.pop(path, None)
             content = await self._read_by_s3fs(path, start, stop)
-            self._is_refused = address is not known
+            self._is_refused |= address is not known
         return content
 
     async def _read_signed(self, address: _Address, path: str, start: int, stop: int) -> bytes | None:
@@ -92,10 +95,6 @@ class SignedReads:
             if answer.status >= 500 or answer.status in _OTHER_PROBLEMS:
                 answer.raise_for_status()
         return None
-
-    async def _read_by_s3fs(self, path: str, start: int, stop: int) -> bytes:
-        content: bytes = await self._filesystem._cat_file(path, start=start, end=stop)  # noqa: SLF001 - fsspec's way for coroutines.
-        return content
 
     async def _sign(self, path: str) -> _Address:
         await self._filesystem.set_session()
