@@ -23,6 +23,8 @@ from apache_beam.portability.api import beam_provision_api_pb2, beam_provision_a
 from apache_beam.runners.worker import sdk_worker_main
 from google.protobuf import json_format
 
+from predecode.pipeline.output_buffers import send_output_early
+
 _PROVISION_SECONDS = 60
 _WATCH_SECONDS = 0.5
 
@@ -79,6 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parsed, _ = parser.parse_known_args(arguments)
     info = provision_info(parsed.provision_endpoint, parsed.id)
     os.environ |= worker_environment(info, parsed.id)
+    send_output_early()
     sdk_worker_main.main([])
 
 

@@ -22,8 +22,10 @@ from apache_beam.portability.api import (
     beam_provision_api_pb2_grpc,
     endpoints_pb2,
 )
+from apache_beam.runners.worker import data_plane
 from google.protobuf import text_format
 
+from predecode.pipeline.output_buffers import BUFFER_BYTES, send_output_early
 from predecode.pipeline.worker_boot import provision_info, worker_environment
 
 WORKER_ID = "7-1"
@@ -94,6 +96,22 @@ def test_asks_in_its_own_name_and_knows_what_beams_worker_reads(engine: Engine) 
         descriptor = endpoints_pb2.ApiServiceDescriptor()
         text_format.Parse(environment[f"{service}_API_SERVICE_DESCRIPTOR"], descriptor)
         assert descriptor.url == engine.endpoint
+
+
+def test_output_is_sent_whenever_a_mebibyte_is_gathered(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream_class = data_plane.ClosableOutputStream
+    monkeypatch.setattr(stream_class, "create", staticmethod(stream_class.create))  # What is put back afterwards.
+    send_output_early()
+    elements = [bytes([number % 251]) * 1000 for number in range(3000)]
+    sent: list[bytes] = []
+    stream = stream_class.create(sent.append, sent.append, 0)
+    for element in elements:
+        stream.write(element)
+        stream.maybe_flush()
+    stream.close()
+    assert b"".join(sent) == b"".join(elements)
+    assert len(sent) == 3
+    assert max(map(len, sent)) <= BUFFER_BYTES + 1000
 
 
 def test_wrong_arguments_are_named() -> None:
