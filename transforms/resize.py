@@ -120,10 +120,11 @@ def _scaled(image: NDArray[np.uint8], plan: ResizePlan) -> NDArray[np.uint8]:
         return kept
     import torch
 
-    # torch warns of arrays that it must not write to, though it only reads this one.
-    pixels = torch.from_numpy(kept if kept.flags.writeable else kept.copy())
-    # In this order torch sees that channels lie innermost, and neither takes them apart nor puts them together again.
-    pixels = pixels.unsqueeze(0).permute(0, 3, 1, 2)
-    scaled = torch.nn.functional.interpolate(pixels, size=size, mode="bilinear", antialias=True)
-    result: NDArray[np.uint8] = scaled[0].permute(1, 2, 0).contiguous().numpy()
-    return result
+    # Numpy turns the axes: of torch even that would let go of the interpreter's lock, and many threads then wait for it
+    # several times a frame. In this order torch sees that channels lie innermost, and leaves them there. It warns of
+    # arrays that it must not write to, though it only reads this one.
+    channels_first = (kept if kept.flags.writeable else kept.copy()).reshape(1, *kept.shape).transpose(0, 3, 1, 2)
+    scaled = torch.nn.functional.interpolate(
+        torch.from_numpy(channels_first), size=size, mode="bilinear", antialias=True
+    )
+    return np.ascontiguousarray(scaled.numpy()[0].transpose(1, 2, 0))
