@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -254,6 +255,11 @@ class WindowDataset(Dataset[dict[str, Any]]):
     def expect_shards(self, shards: Sequence[int]) -> None:
         """Says which shards are read next, in this order; of none, that they are read in no order."""
         self._ranges.expect(self._index.tar_files(shards))
+
+    @property
+    def window_pixels(self) -> int:
+        """Pixels of all images of a window."""
+        return sum(window.num_slots * math.prod(window.feature.shape[:2]) for window in self._selection.cameras)
 
     @property
     def epoch_size(self) -> int:

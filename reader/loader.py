@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from predecode.reader.batch import Batch
 from predecode.reader.dataset import WindowDataset
 from predecode.reader.dealing import Deal, Tail
+from predecode.reader.decoding_threads import default_num_threads
 from predecode.reader.mixed import MixedWindows
 from predecode.reader.permutation import Identity, Order, Permutation
 from predecode.reader.quick_turns import quick_turns
@@ -68,7 +68,8 @@ class WindowLoader:
             window_shards: How many shards that is.
             seed: Of the orders, and of random image transforms.
             drop_last: Whether a short last batch is left out.
-            num_threads: Threads that decode; one per core if not given. More are no gain.
+            num_threads: Threads that decode. If not given: one per core, or fewer where windows are so small that more
+                would be no gain; cores are shared among the ranks of a machine, as far as LOCAL_WORLD_SIZE says.
             rank: Of this process; torch.distributed's if not given, 0 without it.
             world_size: How many processes read together; likewise.
             tail: "exact": each window once an epoch, ranks may differ by a batch. "even": all ranks get the same number
@@ -99,7 +100,7 @@ class WindowLoader:
         }
         Deal(**self._dealing)
         self._skipping = Skipping(on_error, max_skipped, num_windows=dataset.epoch_size, world_size=world_size)
-        self._num_threads = num_threads or len(os.sched_getaffinity(0))
+        self._num_threads = default_num_threads(dataset.window_pixels) if num_threads is None else num_threads
         if self._num_threads < 1 or prefetch_batches < 0:
             raise UsageError(
                 f"Expected at least one thread and no negative number of batches ahead, got {num_threads} and "

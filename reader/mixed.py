@@ -96,6 +96,11 @@ class MixedWindows(Dataset[dict[str, Any]]):
         return (self[index] for index in range(len(self)))
 
     @property
+    def window_pixels(self) -> int:
+        """Pixels of all images of a window: all datasets have the same."""
+        return self.datasets[0].window_pixels
+
+    @property
     def epoch_size(self) -> int:
         """Windows of an epoch."""
         return sum(self.shares)
