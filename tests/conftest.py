@@ -56,6 +56,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     for marker, variable, meaning in NEEDS:
         if item.get_closest_marker(marker) and not os.environ.get(variable):
             pytest.skip(f"set {variable} to {meaning}, as .ci/run does")
+    if item.get_closest_marker("needs_cuda") and not _has_cuda():
+        pytest.skip("needs a GPU of CUDA's, as no machine of .ci/run has one")
+
+
+def _has_cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 @pytest.hookimpl(wrapper=True)
