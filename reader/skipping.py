@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from predecode.reader.batch import Batch
 from predecode.transforms.errors import FormatError, UsageError
+from predecode.transforms.wording import counted
 
 OnError: TypeAlias = Literal["raise", "skip"]
 """What a pass does with a window that is damaged."""
@@ -156,8 +157,9 @@ class Skipping:
         places = np.delete(np.arange(len(items)), [place for place, _ in damaged])
         if self._ranks_keep_in_step and not len(places):
             raise FormatError(
-                f"All {len(items)} windows of a batch are damaged. It cannot be left out, since the other ranks take "
-                f"this step too: run `predecode verify` with --repair, then the job. The first: {damaged[0][1]}"
+                f"A batch of {counted(len(items), 'window')} is damaged throughout. It cannot be left out, since the "
+                "other ranks take this step too: run `predecode verify` with --repair, then the job. The first: "
+                f"{damaged[0][1]}"
             )
         kept = replace(
             batch,
