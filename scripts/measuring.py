@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +58,33 @@ def materialize(source: Path, output: Path, options: Sequence[str], *, threads: 
     """Runs the job in a fresh process."""
     settings = ["--no-progress", "--json", f"--direct_num_workers={threads}", *options]
     return run([sys.executable, "-m", "predecode.pipeline", "materialize", source, output, *settings])
+
+
+@contextlib.contextmanager
+def watching_workers() -> Iterator[dict[str, int]]:
+    """Peak memory of each Python worker that an engine starts on this machine meanwhile, in bytes, by its process."""
+    peaks: dict[str, int] = {}
+    others = {path.name for path in Path("/proc").glob("[0-9]*")}
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.5):
+            for path in Path("/proc").glob("[0-9]*"):
+                if path.name in others:
+                    continue
+                with contextlib.suppress(OSError):
+                    if b"predecode-worker-boot" in (path / "cmdline").read_bytes():
+                        lines = (path / "status").read_text().splitlines()
+                        peak = next((line for line in lines if line.startswith("VmHWM:")), "VmHWM: 0 kB")
+                        peaks[path.name] = int(peak.split()[1]) << 10
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield peaks
+    finally:
+        ended.set()
+        thread.join()
 
 
 def describe_machine() -> dict[str, Any]:
