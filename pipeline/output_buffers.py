@@ -16,7 +16,7 @@ def send_output_early() -> None:
     """Has this process, a worker of Beam's, send what a step puts out once it is 1 MiB, instead of 10 MB.
 
     A step's output is copied several times on its way, and several steps put out at once: with Beam's 10 MB a worker
-    that plans takes twice the memory for ten times the episodes, with this a tenth more, in the same time
+    that plans takes twice the memory for ten times the episodes, with this a seventh more, in the same time
     (docs/benchmarks.md). Beam (2.77) has no option for it but a limit of time, with which elements arrive cut in two.
     """
     by_beam = ClosableOutputStream.create
