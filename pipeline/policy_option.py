@@ -10,7 +10,7 @@ from pathlib import Path
 from predecode.transforms.errors import UsageError
 from predecode.transforms.features import Feature
 from predecode.transforms.options import MaterializeOptions
-from predecode.transforms.policies import PolicyWindows, known_policy, windows_of_config, windows_of_policy
+from predecode.transforms.policies import Fit, PolicyWindows, known_policy, windows_of_config, windows_of_policy
 from predecode.transforms.recipe import open_recipe
 from predecode.transforms.windows import compact
 
@@ -88,11 +88,11 @@ def _image_text(wanted: PolicyWindows, cameras: Sequence[Feature], stored: tuple
     """What the policy does with images, and the size to store them at where that is another than asked for."""
     if wanted.image_size is None:
         return "images: its configuration names no size"
-    height, width = wanted.image_size
+    height, width = _size_of_each(wanted.image_size, wanted.fit, len(cameras))
     if wanted.fit == "crop":
         return f"images: the policy cuts {height}x{width} out of them, so that they must be stored larger"
-    size = _size_to_store(wanted, cameras)
-    how = " and pads" if wanted.fit == "pad" else ""
+    size = _size_to_store((height, width), wanted.fit, cameras)
+    how = {"pad": " and pads", "beside": " each, beside one another"}.get(wanted.fit, "")
     text = f"images: the policy resizes them to {height}x{width}{how}"
     is_smaller = all(rows * columns <= size[0] * size[1] for rows, columns in map(_height_and_width, cameras))
     if stored == size or (stored is None and is_smaller):
@@ -100,19 +100,24 @@ def _image_text(wanted: PolicyWindows, cameras: Sequence[Feature], stored: tuple
     return f"{text}; --image-size {size[0]}x{size[1]} stores them so that nothing is left to resize"
 
 
-def _size_to_store(wanted: PolicyWindows, cameras: Sequence[Feature]) -> tuple[int, int]:
+def _size_of_each(size: tuple[int, int], fit: Fit, num_cameras: int) -> tuple[int, int]:
+    """What the policy brings one camera's images to; cameras beside one another share the width."""
+    height, width = size
+    return (height, width // max(1, num_cameras)) if fit == "beside" else size
+
+
+def _size_to_store(size: tuple[int, int], fit: Fit, cameras: Sequence[Feature]) -> tuple[int, int]:
     """The size that makes the policy's own resizing change nothing: without the bars, which policies put elsewhere.
 
     lerobot's `resize_with_pad` scales by the larger of both ratios, and rounds down.
     """
-    assert wanted.image_size is not None
-    height, width = wanted.image_size
+    height, width = size
     fitting = set()
     for camera in cameras:
         rows, columns = _height_and_width(camera)
         ratio = max(rows / height, columns / width)
         fitting.add((int(rows / ratio), int(columns / ratio)))
-    return fitting.pop() if wanted.fit == "pad" and len(fitting) == 1 else (height, width)
+    return fitting.pop() if fit == "pad" and len(fitting) == 1 else size
 
 
 def _height_and_width(camera: Feature) -> tuple[int, int]:

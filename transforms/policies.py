@@ -33,8 +33,9 @@ _OBSERVATION, _IMAGE, _STATE, _ACTION, _REWARD = (
 Fields: TypeAlias = Mapping[str, Any]
 """Fields of a policy's configuration, by name."""
 
-Fit = Literal["pad", "resize", "crop"]
-"""What a policy does with images of another size: all of the image with bars, all of it stretched, a part of it."""
+Fit = Literal["pad", "resize", "crop", "beside"]
+"""What a policy does with images of another size: all of the image with bars, all of it stretched, a part of it, or all
+cameras stretched to equal widths, which stand beside one another in the size."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,7 +247,7 @@ _RULES: Mapping[str, _Rule] = {
         _chunk_and_now, {"chunk_size": 50}, (("image_resolution", (448, 448), "resize"),), lerobot=NEW_LEROBOT
     ),
     "molmoact2": _Rule(_chunk, {"chunk_size": 30}, lerobot=NEW_LEROBOT),
-    "fastwam": _Rule(_fastwam, _WAM, lerobot=NEW_LEROBOT),
+    "fastwam": _Rule(_fastwam, _WAM, (("image_size", (224, 448), "beside"),), lerobot=NEW_LEROBOT),
     "vla_jepa": _Rule(_vla_jepa, _JEPA, (("resize_images_to", None, "resize"),), lerobot=NEW_LEROBOT),
     "lingbot_va": _Rule(_lingbot_va, {"frame_chunk_size": 4, "action_per_frame": 4}, lerobot=NEW_LEROBOT),
     "gaussian_actor": _Rule(_nothing, {}, lerobot=NEW_LEROBOT),

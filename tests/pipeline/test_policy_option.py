@@ -113,6 +113,8 @@ def test_what_was_resolved_is_said_before_the_job_runs(
         ("aloha_v30", "pi0", None, "to 224x224 and pads; --image-size 168x224 stores them so that nothing is left"),
         ("aloha_v30", "smolvla", (384, 512), "images: the policy resizes them to 512x512 and pads"),
         ("aloha_v30", "groot", None, "images: the policy resizes them to 224x224; --image-size 224x224 stores them"),
+        ("aloha_v30", "fastwam", None, "to 224x224 each, beside one another; --image-size 224x224 stores them"),
+        ("aloha_v30", "fastwam", (224, 224), "images: the policy resizes them to 224x224 each, beside one another"),
         ("pusht_v30", "pi0", None, "images: the policy resizes them to 224x224 and pads"),
         ("pusht_v30", "vqbet", None, "images: the policy cuts 84x84 out of them, so that they must be stored larger"),
         ("pusht_v30", "act", None, "images: its configuration names no size"),
