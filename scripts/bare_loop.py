@@ -9,12 +9,13 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torchcodec.decoders import VideoDecoder
 
 from predecode.transforms.episodes import EpisodeMetadata, VideoSpan
@@ -36,15 +37,19 @@ def read_episodes(source: Source) -> dict[int, EpisodeMetadata]:
     return {index: entry for path in source.metadata_files() for index, entry in source.read_episode_metadata(path)}
 
 
+def decode_span(path: str, first: int, num_frames: int) -> Iterator[NDArray[np.uint8]]:
+    """Frames of one video in their order: uint8, (H, W, 3), views of a few that are decoded at once."""
+    decoder = VideoDecoder(path, dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="approximate")
+    for start in range(first, first + num_frames, CHUNK_FRAMES):
+        yield from decoder.get_frames_in_range(start, min(start + CHUNK_FRAMES, first + num_frames)).data.numpy()
+
+
 def encode_span(path: str, first: int, num_frames: int, codec: ImageCodec, size: tuple[int, int] | None) -> int:
     """Decodes frames of one video in their order, resizes and encodes them; gives the bytes that came out."""
-    decoder = VideoDecoder(path, dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="approximate")
     size_bytes = 0
-    for start in range(first, first + num_frames, CHUNK_FRAMES):
-        batch = decoder.get_frames_in_range(start, min(start + CHUNK_FRAMES, first + num_frames))
-        for image in batch.data.numpy():
-            stored = resize(image, size, "pad") if size else image
-            size_bytes += len(codec.encode(np.ascontiguousarray(stored)))
+    for image in decode_span(path, first, num_frames):
+        stored = resize(image, size, "pad") if size else image
+        size_bytes += len(codec.encode(np.ascontiguousarray(stored)))
     return size_bytes
 
 
