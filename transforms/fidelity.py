@@ -126,7 +126,5 @@ def squared_error(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> int:
 
 def _histogram(image: NDArray[np.uint8]) -> NDArray[np.int64]:
     step = -(-max(image.shape[:2]) // _STATISTICS_SIDE)
-    num_channels = image.shape[2]
-    # Each channel in a range of its own.
-    values = image[::step, ::step].astype(np.intp) + 256 * np.arange(num_channels)
-    return np.bincount(values.ravel(), minlength=256 * num_channels).reshape(num_channels, 256)
+    channels = np.moveaxis(image[::step, ::step], -1, 0)
+    return np.stack([np.bincount(channel.ravel(), minlength=256) for channel in channels])

@@ -15,6 +15,7 @@ from apache_beam.metrics import Metrics
 from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.windowed_value import WindowedValue
 
+from predecode.transforms.allocator import keep_freed_memory
 from predecode.transforms.commits import CommitRecord, describe_lost, find_commit
 from predecode.transforms.episodes import Quarantine
 from predecode.transforms.errors import DataError, with_remedy
@@ -101,6 +102,7 @@ class _SegmentWorker:
         self._recipe = recipe
         self._reader = recipe.source.reader(tolerance_s=recipe.options.tolerance_s)
         self._encoder = SegmentEncoder(recipe, layout)
+        keep_freed_memory()
         if recipe.options.image_size:
             import torch
 

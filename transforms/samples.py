@@ -12,7 +12,6 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import save as save_tensors
 
 from predecode.transforms.episodes import Episode
 from predecode.transforms.errors import DataError
@@ -20,6 +19,7 @@ from predecode.transforms.fidelity import CameraMeter, FrameMeter
 from predecode.transforms.format import DATA_MEMBER, FRAMES_EXTENSION, JSON_MEMBER, sample_key
 from predecode.transforms.images import image_codec
 from predecode.transforms.layout import Camera, Layout
+from predecode.transforms.packing import pack_tensors
 from predecode.transforms.recipe import Recipe
 from predecode.transforms.resize import resize
 from predecode.transforms.shards import Segment
@@ -28,6 +28,8 @@ from predecode.transforms.windows import window
 
 Window: TypeAlias = tuple[NDArray[np.int64], NDArray[np.bool_]]
 """Frame numbers (A, T) and padding mask (A, T) of the windows of A anchors."""
+
+_JSON = json.JSONEncoder(separators=(",", ":"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +190,7 @@ class SegmentEncoder:
             tensors[f"{camera}/offsets"] = np.cumsum([0, *map(len, picked)], dtype=np.int64)
             members[f"{camera}.{FRAMES_EXTENSION}"] = picked
             frame_numbers[f"{camera}.{FRAMES_EXTENSION}"] = needed
-        members[DATA_MEMBER] = save_tensors(tensors)
+        members[DATA_MEMBER] = pack_tensors(tensors)
         members[JSON_MEMBER] = self._text(episode, anchors, rows, first_row)
         return Sample(episode.index, int(anchors[0]), len(anchors), members, frame_numbers)
 
@@ -200,7 +202,7 @@ class SegmentEncoder:
         }
         for name in self._recipe.source.text_features:
             content[name] = _take(rows[name], anchors - first_row)
-        return json.dumps(content, separators=(",", ":")).encode()
+        return _JSON.encode(content).encode()
 
 
 def window_tensors(

@@ -48,8 +48,10 @@ def _summarize(values: NDArray[Any]) -> dict[str, Any]:
         "mean": means,
         "m2": [float(((column - mean) ** 2).sum()) for column, mean in zip(columns, means, strict=True)],
     }
-    for name, quantile in QUANTILES.items():
-        summary[name] = [float(np.quantile(column, quantile)) if len(column) else 0.0 for column in columns]
+    levels = list(QUANTILES.values())
+    quantiles = [np.quantile(column, levels) if len(column) else np.zeros(len(levels)) for column in columns]
+    for place, name in enumerate(QUANTILES):
+        summary[name] = [float(of_column[place]) for of_column in quantiles]
     return summary
 
 

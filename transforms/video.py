@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import math
 import os
 import re
 from collections.abc import Iterator
@@ -32,9 +31,8 @@ if TYPE_CHECKING:
 _CHUNK_FRAMES = 16
 """Frames decoded by one call: more gain nothing (docs/pixels.md)."""
 
-_CHUNK_BYTES = 1 << 22
-"""Bytes of frames decoded by one call. The allocator gives larger pieces back to the kernel, which then clears each
-page anew: at 16 MB that made a job a fifth slower (docs/pixels.md)."""
+_CHUNK_BYTES = 1 << 23
+"""Bytes of frames decoded by one call. Pieces as large need `keep_freed_memory`, or each is cleared by the kernel."""
 
 _JUST_BEFORE_S = 1e-7
 """Less than a tick of any container's clock: this much before a frame's time, the previous frame is on screen."""
@@ -132,29 +130,41 @@ class VideoFile:
     def _nearest(self, times: NDArray[np.float64], tolerances: NDArray[np.float64]) -> Iterator[NDArray[np.uint8]]:
         """The frames nearest to a few times, up to the first that is missing."""
         if not self._must_search:
-            frames = self._guessed(times, tolerances)
+            frames = self._guessed(times.tolist(), tolerances.tolist())
             if frames is not None:
                 yield from frames
                 return
         yield from self._searched(times, tolerances)
         self._must_search = True
 
-    def _guessed(self, times: NDArray[np.float64], tolerances: NDArray[np.float64]) -> NDArray[np.uint8] | None:
-        """Frames where the average rate says that they are; None where one is not there."""
+    def _guessed(self, times: list[float], tolerances: list[float]) -> NDArray[np.uint8] | None:
+        """Frames where the average rate says that they are; None where one is not there.
+
+        In plain Python: decoding leaves nothing of numpy's code in the processor's caches, and a few of its functions
+        then take a fiftieth of what decoding takes.
+        """
         decoder = self._opened()
         metadata = decoder.metadata
-        fps, begin_seconds = metadata.average_fps or math.nan, metadata.begin_stream_seconds or 0.0
-        indices = np.rint((times - begin_seconds) * fps)
-        if not np.all((indices >= 0) & (indices < (metadata.num_frames or 0))):
+        fps, begin_seconds = metadata.average_fps, metadata.begin_stream_seconds or 0.0
+        if not fps:
             return None
+        places = [(time - begin_seconds) * fps for time in times]
+        if not all(-0.5 <= place < (metadata.num_frames or 0) - 0.5 for place in places):  # NaN is not there either.
+            return None
+        indices = [round(place) for place in places]
         try:
             with self._decoding(f"between {times[0]:.6f} s and {times[-1]:.6f} s"):
-                batch = decoder.get_frames_at(indices.astype(int).tolist())
+                if indices == list(range(indices[0], indices[0] + len(indices))):
+                    batch = decoder.get_frames_in_range(indices[0], indices[-1] + 1)
+                else:
+                    batch = decoder.get_frames_at(indices)
         except DataError:
             return None  # The header may have promised frames that are not there: the scan will tell.
         # Beyond half a frame another one may be nearer.
-        reach = np.minimum(tolerances, 0.5 / fps)
-        return _pixels(batch) if np.all(np.abs(_pts(batch) - times) <= reach) else None
+        reaches = (min(tolerance, 0.5 / fps) for tolerance in tolerances)
+        pts = batch.pts_seconds.tolist()
+        is_there = all(abs(got - time) <= reach for got, time, reach in zip(pts, times, reaches, strict=True))
+        return _pixels(batch) if is_there else None
 
     def _searched(self, times: NDArray[np.float64], tolerances: NDArray[np.float64]) -> Iterator[NDArray[np.uint8]]:
         """Frames by the times that a scan of the file has found, up to the first that is missing."""
