@@ -24,6 +24,7 @@ from apache_beam.runners.worker import sdk_worker_main
 from google.protobuf import json_format
 
 from predecode.pipeline.output_buffers import send_output_early
+from predecode.transforms.allocator import share_heaps
 
 _PROVISION_SECONDS = 60
 _WATCH_SECONDS = 0.5
@@ -74,6 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: `--id` and `--provision_endpoint`, and others that are not needed; of the command line if not given.
     """
+    share_heaps()
     threading.Thread(target=_die_with, args=(os.getppid(),), name="die-with-parent", daemon=True).start()
     parser = argparse.ArgumentParser(prog="predecode-worker-boot", description="Beam's worker, as engines start it.")
     parser.add_argument("--id", required=True, help="what the engine calls the worker")

@@ -165,7 +165,7 @@ class TestFewFilesOpen:
         with mock.patch.object(lerobot_reader, "RowFile", Counted), source.reader(tolerance_s=1e-4) as reader:
             for of in known:
                 reader.rows(of, 0, 1)
-            assert (len(opened), len(closed)) == (6, 2)
+            assert (len(opened), len(closed)) == (6, 4)
         assert len(closed) == 6
 
 

@@ -26,8 +26,11 @@ if TYPE_CHECKING:
     from predecode.transforms.sources.base import Rows
     from predecode.transforms.video import VideoFile
 
-_OPEN_FILES = 4
-"""Of each kind: an episode may be spread over some files, and cameras take turns."""
+_OPEN_VIDEOS = 4
+"""Cameras take turns, and an episode may be spread over some files."""
+
+_OPEN_ROW_FILES = 2
+"""An episode may begin in one and end in the next; footers take memory (docs/benchmarks.md)."""
 
 _BATCH_BYTES = 1 << 20
 _IMAGE_BATCH_ROWS = 8
@@ -73,8 +76,8 @@ class LeRobotReader:
         self._tolerance_s = tolerance_s
         row_bytes = sum(8 * math.prod(feature.shape) for feature in self._values)
         self._batch_rows = max(1, min(_BATCH_BYTES // row_bytes, 1024))
-        self._files: Recent[str, RowFile] = Recent(lambda path: RowFile(folder, path), limit=_OPEN_FILES)
-        self._videos: Recent[str, VideoFile] = Recent(self._open_video, limit=_OPEN_FILES)
+        self._files: Recent[str, RowFile] = Recent(lambda path: RowFile(folder, path), limit=_OPEN_ROW_FILES)
+        self._videos: Recent[str, VideoFile] = Recent(self._open_video, limit=_OPEN_VIDEOS)
 
     def __enter__(self) -> Self:
         return self
