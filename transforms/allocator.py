@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import functools
 import sys
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
@@ -18,7 +17,6 @@ _TRIM_BYTES = 64 << 20
 _MAX_ARENAS = 2
 
 
-@functools.cache
 def keep_freed_memory() -> None:
     """Has the allocator keep memory for the next piece of its size.
 

@@ -32,7 +32,7 @@ _CHUNK_FRAMES = 16
 """Frames decoded by one call: more gain nothing (docs/pixels.md)."""
 
 _CHUNK_BYTES = 1 << 23
-"""Bytes of frames decoded by one call. Pieces as large need `keep_freed_memory`, or each is cleared by the kernel."""
+"""Bytes of frames decoded by one call (docs/pixels.md)."""
 
 _JUST_BEFORE_S = 1e-7
 """Less than a tick of any container's clock: this much before a frame's time, the previous frame is on screen."""
@@ -146,10 +146,11 @@ class VideoFile:
         decoder = self._opened()
         metadata = decoder.metadata
         fps, begin_seconds = metadata.average_fps, metadata.begin_stream_seconds or 0.0
+        num_frames = metadata.num_frames or 0
         if not fps:
             return None
         places = [(time - begin_seconds) * fps for time in times]
-        if not all(-0.5 <= place < (metadata.num_frames or 0) - 0.5 for place in places):  # NaN is not there either.
+        if not all(-0.5 <= place < num_frames - 0.5 for place in places):  # NaN is not there either.
             return None
         indices = [round(place) for place in places]
         try:
