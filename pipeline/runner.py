@@ -8,11 +8,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import (
     DirectOptions,
     PipelineOptions,
+    PipelineOptionsT,
     PortableOptions,
     SetupOptions,
     StandardOptions,
@@ -27,6 +29,22 @@ WORKER_BOOT = Path(sys.executable).with_name("predecode-worker-boot")
 _OWN_OPTIONS = [f"--{field.name.replace('_', '-')}" for field in fields(MaterializeOptions)]
 _IN_PROCESS = (LOCAL_RUNNER, "DirectRunner")
 _THREADS, _IN_MEMORY = "multi_threading", "in_memory"
+
+
+class _Options(PipelineOptions):
+    """Beam's options, each view of which is made once.
+
+    While Beam builds a graph it looks at them some three hundred times, and makes a parser of arguments for each look:
+    half the time of building. A view has no values of its own, only a reference to all of them.
+    """
+
+    def view_as(self, cls: type[PipelineOptionsT]) -> PipelineOptionsT:
+        """The view of that class."""
+        views: dict[type[PipelineOptions], Any] = vars(self).setdefault("_views", {})
+        if cls not in views:
+            views[cls] = super().view_as(cls)
+        view: PipelineOptionsT = views[cls]
+        return view
 
 
 def pipeline_options(flags: Sequence[str] | None = None) -> PipelineOptions:
@@ -48,7 +66,7 @@ def pipeline_options(flags: Sequence[str] | None = None) -> PipelineOptions:
             f"Unknown option{'s' if len(unknown) > 1 else ''}: {', '.join(typed)}.{guess} "
             "`predecode materialize --help` lists the options; Beam's own, such as --runner, are taken too."
         )
-    options = PipelineOptions(flags)
+    options = _Options(flags)
     standard, direct = options.view_as(StandardOptions), options.view_as(DirectOptions)
     if standard.runner is None:
         standard.runner = LOCAL_RUNNER

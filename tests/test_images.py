@@ -190,4 +190,6 @@ def test_unknown_names_and_qualities_are_refused() -> None:
 
 
 def test_versions_name_the_libraries() -> None:
-    assert {"imagecodecs", "libjpeg_turbo", "libpng", "libwebp", "zstd"} <= library_versions().keys()
+    versions = library_versions()
+    assert {"imagecodecs", "libjpeg_turbo", "libpng", "libwebp", "zstd"} <= versions.keys()
+    assert versions.items() <= imagecodecs.version(dict).items()

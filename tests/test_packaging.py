@@ -60,7 +60,7 @@ def test_wheel_says_what_it_is(wheel: Path) -> None:
     assert (metadata["Name"], metadata["Requires-Python"]) == ("predecode", ">=3.11")
     assert metadata["License-Expression"] == "Apache-2.0"
     assert "licenses/LICENSE" in names
-    assert "predecode = predecode.pipeline.cli:main" in entry_points
+    assert "predecode = predecode.pipeline.__main__:run" in entry_points
 
 
 def test_wheel_is_imported_from_where_it_was_installed(wheel: Path, tmp_path: Path) -> None:

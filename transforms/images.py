@@ -229,9 +229,11 @@ def image_codec(name: str, *, jpeg_quality: int = 95) -> ImageCodec:
 
 def library_versions() -> dict[str, str]:
     """Versions of the libraries that decide the encoded bytes."""
-    found: dict[str, str] = imagecodecs.version(dict)
-    names = ("imagecodecs", "libjpeg_turbo", "libpng", "libwebp", "zlib", "zlib_ng", "zstd")
-    return {name: found[name] for name in names if name in found}
+    # One by one: asked for all versions, imagecodecs loads all of its fifty libraries.
+    asked = (imagecodecs.jpeg8_version, imagecodecs.png_version, imagecodecs.webp_version, imagecodecs.zlib_version)
+    said = [ask() for ask in (*asked, imagecodecs.zlibng_version, imagecodecs.zstd_version)]
+    found = dict(line.split(" ") for line in said if not line.endswith(" n/a"))
+    return {"imagecodecs": imagecodecs.__version__, **found}
 
 
 def _checked(name: str, height: int, width: int, channels: int) -> tuple[int, int, int]:
