@@ -42,11 +42,12 @@ class Materialize(beam.PTransform[Any, Any]):
         """Nothing in; one manifest out, when all of it is committed."""
         options = begin | "Options" >> beam.Create([_absolute(self.options)])
         recipe = options | "OpenSource" >> beam.Map(open_recipe, self.job_id)
+        has_workers = self.num_threads is None
         found = (
             # (episode_index, FrameRun) and (episode_index, EpisodeMetadata)
             (
-                recipe | "ReadFrameRuns" >> ReadFrameRuns(recipe=recipe),
-                recipe | "ReadEpisodeMetadata" >> ReadEpisodeMetadata(recipe=recipe),
+                recipe | "ReadFrameRuns" >> ReadFrameRuns(recipe=recipe, has_workers=has_workers),
+                recipe | "ReadEpisodeMetadata" >> ReadEpisodeMetadata(recipe=recipe, has_workers=has_workers),
             )
             | "Flatten" >> beam.Flatten()
             | "AssembleEpisodes"
@@ -61,7 +62,7 @@ class Materialize(beam.PTransform[Any, Any]):
             write = write.with_resource_hints(min_ram=self.worker_ram)
         return (
             episodes
-            | "PlanShards" >> PlanShards(recipe=recipe, probe=probe, layout=layout)
+            | "PlanShards" >> PlanShards(recipe=recipe, probe=probe, layout=layout, has_workers=has_workers)
             | "MaterializeShards" >> write
             | "CommitManifest" >> CommitManifest(recipe=recipe, layout=layout, episodes=episodes, quarantine=bad)
         )

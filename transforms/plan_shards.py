@@ -17,6 +17,7 @@ from predecode.transforms.layout import Layout
 from predecode.transforms.probe import Probe
 from predecode.transforms.recipe import Recipe
 from predecode.transforms.shards import ShardPlan, deal_segments, files_of, plan_shards
+from predecode.transforms.spread import Spread
 
 GroupKey = tuple[str, int]
 """Split and number of a group."""
@@ -91,11 +92,13 @@ class PlanShards(beam.PTransform[Any, Any]):
         recipe: Side input: what to make.
         probe: Side input: versions of what makes the bytes.
         layout: Side input: groups and shards.
+        has_workers: Whether there are several workers.
     """
 
     recipe: Any
     probe: Any
     layout: Any
+    has_workers: bool
 
     def expand(self, episodes: beam.PCollection[Episode]) -> beam.PCollection[ShardPlan]:
         """Episodes in, shard plans out, spread over the workers."""
@@ -107,5 +110,5 @@ class PlanShards(beam.PTransform[Any, Any]):
             # ((split, group), [Episode, ...])
             | "GroupByGroup" >> beam.GroupByKey()
             | "PlanGroup" >> beam.ParDo(_PlanGroup(), recipe, probe, layout).with_output_types(ShardPlan)
-            | "SpreadShards" >> beam.Reshuffle()
+            | "SpreadShards" >> Spread(has_workers=self.has_workers)
         )

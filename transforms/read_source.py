@@ -13,6 +13,7 @@ from predecode.transforms.episodes import UNREADABLE, EpisodeMetadata, FrameRun
 from predecode.transforms.errors import SourceError
 from predecode.transforms.options import is_selected, parse_episodes
 from predecode.transforms.recipe import Recipe
+from predecode.transforms.spread import Spread
 
 STEP = "read_source"
 
@@ -42,16 +43,18 @@ class ReadFrameRuns(beam.PTransform[Any, Any]):
 
     Attributes:
         recipe: Side input: the source.
+        has_workers: Whether there are several workers.
     """
 
     recipe: Any
+    has_workers: bool
 
     def expand(self, recipe: beam.PCollection[Recipe]) -> beam.PCollection[tuple[int, FrameRun]]:
         """The recipe in, (episode_index, FrameRun) out."""
         return (
             recipe
             | "ListDataFiles" >> beam.FlatMap(_data_files)
-            | "SpreadDataFiles" >> beam.Reshuffle()
+            | "SpreadDataFiles" >> Spread(has_workers=self.has_workers)
             | "ReadRuns" >> beam.FlatMap(_read_runs, beam.pvalue.AsSingleton(self.recipe))
         )
 
@@ -62,16 +65,18 @@ class ReadEpisodeMetadata(beam.PTransform[Any, Any]):
 
     Attributes:
         recipe: Side input: the source.
+        has_workers: Whether there are several workers.
     """
 
     recipe: Any
+    has_workers: bool
 
     def expand(self, recipe: beam.PCollection[Recipe]) -> beam.PCollection[tuple[int, EpisodeMetadata]]:
         """The recipe in, (episode_index, EpisodeMetadata) out."""
         return (
             recipe
             | "ListMetadataFiles" >> beam.FlatMap(_metadata_files)
-            | "SpreadMetadataFiles" >> beam.Reshuffle()
+            | "SpreadMetadataFiles" >> Spread(has_workers=self.has_workers)
             | "ReadEntries" >> beam.FlatMap(_read_entries, beam.pvalue.AsSingleton(self.recipe))
         )
 

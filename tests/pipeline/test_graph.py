@@ -10,6 +10,7 @@ import fsspec
 import pytest
 from apache_beam.metrics import MetricsFilter
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.portability import common_urns
 
 from predecode.pipeline import Materialize, MaterializeOptions
 from predecode.pipeline.runner import pipeline_options
@@ -58,6 +59,17 @@ def test_the_runner_is_the_pipelines_own_business(data_dir: Path, tmp_path: Path
             options=MaterializeOptions(source=str(data_dir / "zoo_v30"), output=str(tmp_path / "out"), **WINDOWS)
         )
     assert tree(tmp_path / "out") == tree(reference)
+
+
+@pytest.mark.parametrize(("num_threads", "num_shuffles"), [(None, 3), (2, 0)])
+def test_elements_are_spread_where_there_are_workers(
+    num_threads: int | None, num_shuffles: int, data_dir: Path, tmp_path: Path
+) -> None:
+    pipeline = beam.Pipeline(runner="FnApiRunner")
+    options = MaterializeOptions(source=str(data_dir / "zoo_v30"), output=str(tmp_path / "out"), **WINDOWS)
+    _ = pipeline | Materialize(options=options, num_threads=num_threads)
+    steps = pipeline.to_runner_api().components.transforms.values()
+    assert sum(step.spec.urn == common_urns.composites.RESHUFFLE.urn for step in steps) == num_shuffles
 
 
 def test_counters(data_dir: Path, tmp_path: Path) -> None:
