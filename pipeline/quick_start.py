@@ -31,7 +31,7 @@ def kept_for_good() -> Iterator[None]:
 
 
 def run_to_end(main: Callable[[], int]) -> NoReturn:
-    """Ends the process with the exit status that `main` returns; to be called before there are exit handlers.
+    """Ends the process with the exit status that `main` returns; to be called before what `main` needs is imported.
 
     All is done that a process owes at its end: threads are waited for, exit handlers called, output written. But
     modules are not emptied, nor what torch and Beam hold given back piece by piece: 0.4 s.
