@@ -6,7 +6,7 @@ import ast
 import graphlib
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -71,6 +71,14 @@ def test_modules_are_short(name: str) -> None:
 )
 def test_importing_loads_nothing_heavy(folders: tuple[str, ...], forbidden: tuple[str, ...]) -> None:
     names = [name for name in MODULES if name.split(".")[1] in folders and not name.endswith(".__main__")]
+    assert_loads_none_of(names, forbidden)
+
+
+def test_a_job_loads_tensorstore_only_for_its_sources() -> None:
+    assert_loads_none_of(["predecode.pipeline.job"], ("tensorstore",))
+
+
+def assert_loads_none_of(names: Sequence[str], forbidden: Sequence[str]) -> None:
     code = f"import sys, {', '.join(names)}; print(*(name for name in {forbidden} if name in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

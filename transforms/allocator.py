@@ -14,7 +14,8 @@ _MMAP_BYTES = 32 << 20
 _TRIM_BYTES = 64 << 20
 """As much free memory at the end of a heap stays there."""
 
-_MAX_ARENAS = 2
+MAX_ARENAS = 2
+"""As in the Containerfile, for workers that Beam's own program starts."""
 
 
 def keep_freed_memory() -> None:
@@ -34,7 +35,7 @@ def share_heaps() -> None:
     A worker has some thirty threads, of which a few work at a time, and each heap keeps what was once needed of it
     (docs/benchmarks.md, "Planning").
     """
-    _set(_M_ARENA_MAX, _MAX_ARENAS)
+    _set(_M_ARENA_MAX, MAX_ARENAS)
 
 
 def _set(name: int, value: int) -> None:

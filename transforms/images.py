@@ -230,8 +230,8 @@ def image_codec(name: str, *, jpeg_quality: int = 95) -> ImageCodec:
 def library_versions() -> dict[str, str]:
     """Versions of the libraries that decide the encoded bytes."""
     # One by one: asked for all versions, imagecodecs loads all of its fifty libraries.
-    asked = (imagecodecs.jpeg8_version, imagecodecs.png_version, imagecodecs.webp_version, imagecodecs.zlib_version)
-    said = [ask() for ask in (*asked, imagecodecs.zlibng_version, imagecodecs.zstd_version)]
+    names = ("jpeg8", "png", "webp", "zlib", "zlibng", "zstd")
+    said = [getattr(imagecodecs, f"{name}_version")() for name in names]
     found = dict(line.split(" ") for line in said if not line.endswith(" n/a"))
     return {"imagecodecs": imagecodecs.__version__, **found}
 

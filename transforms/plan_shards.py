@@ -92,7 +92,7 @@ class PlanShards(beam.PTransform[Any, Any]):
         recipe: Side input: what to make.
         probe: Side input: versions of what makes the bytes.
         layout: Side input: groups and shards.
-        has_workers: Whether there are several workers.
+        has_workers: As of `Spread`.
     """
 
     recipe: Any

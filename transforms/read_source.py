@@ -43,7 +43,7 @@ class ReadFrameRuns(beam.PTransform[Any, Any]):
 
     Attributes:
         recipe: Side input: the source.
-        has_workers: Whether there are several workers.
+        has_workers: As of `Spread`.
     """
 
     recipe: Any
@@ -65,7 +65,7 @@ class ReadEpisodeMetadata(beam.PTransform[Any, Any]):
 
     Attributes:
         recipe: Side input: the source.
-        has_workers: Whether there are several workers.
+        has_workers: As of `Spread`.
     """
 
     recipe: Any

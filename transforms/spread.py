@@ -1,4 +1,4 @@
-"""Spreading elements over the workers, where there are several."""
+"""Spreading elements over the workers, where the runner has its own."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import apache_beam as beam
 
 @dataclass(kw_only=True)
 class Spread(beam.PTransform[Any, Any]):
-    """Lets any worker take any element, however few workers made them.
+    """Lets any worker take any element, whichever made it.
 
     Attributes:
-        has_workers: Whether there are several. For one nothing is spread: a shuffle is five steps, a tenth of a second.
+        has_workers: Whether the runner has workers of its own. Where all is done in one process nothing is spread: a
+            shuffle is five steps, a tenth of a second.
     """
 
     has_workers: bool

@@ -10,7 +10,7 @@ from predecode.transforms.sources.lerobot_info import read_info
 from predecode.transforms.sources.lerobot_v2 import LeRobotV2
 from predecode.transforms.sources.lerobot_v3 import LeRobotV3
 from predecode.transforms.sources.renamed import rename_features
-from predecode.transforms.sources.zarr_store import is_zarr
+from predecode.transforms.sources.zarr_listing import is_zarr
 from predecode.transforms.storage import Folder
 
 
@@ -38,8 +38,7 @@ def open_source(
             given where the source has its own, or fps is missing.
     """
     if is_zarr(folder):
-        # With tensorstore, which takes as long to import as all other sources together.
-        from predecode.transforms.sources.zarr import ZarrSource
+        from predecode.transforms.sources.zarr import ZarrSource  # And tensorstore, which no other source needs.
 
         return ZarrSource.open(folder, excluded=excluded, renames=renames or {}, fps=fps, task=task or "")
     if fps is not None or task is not None:

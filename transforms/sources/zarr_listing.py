@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -9,8 +10,24 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from predecode.transforms.storage import Folder
+
+GROUP_FILES = (".zgroup", "zarr.json")
+"""One of them lies at the top of a group."""
+
 _CHUNK_NAME = re.compile(r"(?:c[./])?(\d{1,15})(?:[./]\d+)*")
 """Of a file, below its array: `3.0.0.0` or `3/0/0/0` in version 2, `c/3/0/0/0` in version 3. The first is time's."""
+
+
+def is_zarr(folder: Folder) -> bool:
+    """Whether a source is to be read as a Zarr group: by its name, or by what lies in the local folder."""
+    if folder.url.endswith((".zarr", ".zip")):
+        return True
+    return folder.is_local and not os.path.exists(folder.path("meta/info.json")) and _has_group(folder)
+
+
+def _has_group(folder: Folder) -> bool:
+    return any(os.path.exists(folder.path(name)) for name in GROUP_FILES)
 
 
 @dataclass(frozen=True, slots=True)

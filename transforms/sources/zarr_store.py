@@ -26,15 +26,13 @@ from predecode.transforms.errors import (
 )
 from predecode.transforms.patience import patiently
 from predecode.transforms.sources.zarr_kvstore import CONTEXT, kvstore_spec
-from predecode.transforms.sources.zarr_listing import ZarrListing
+from predecode.transforms.sources.zarr_listing import GROUP_FILES, ZarrListing
 from predecode.transforms.storage import Folder
 
 Value = TypeVar("Value")
 
 _DRIVERS = {"zarr.json": "zarr3", ".zarray": "zarr"}
 """By the name of an array's metadata: what tensorstore calls the two versions of the format."""
-
-_GROUP_FILES = (".zgroup", "zarr.json")
 
 _CACHE_BYTES = 1 << 27
 """Decoded chunks that one reader keeps, at most: segments overlap, and begin amid chunks."""
@@ -53,17 +51,6 @@ _DETAILS = re.compile(r" \[(?:tensorstore_spec|source locations|http_response_bo
 """Where the part of tensorstore's messages begins that is of no use to people."""
 
 _NO_ZIP = (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError, OverflowError, struct.error)
-
-
-def is_zarr(folder: Folder) -> bool:
-    """Whether a source is to be read as a Zarr group: by its name, or by what lies in the local folder."""
-    if folder.url.endswith((".zarr", ".zip")):
-        return True
-    return folder.is_local and not os.path.exists(folder.path("meta/info.json")) and _has_group(folder)
-
-
-def _has_group(folder: Folder) -> bool:
-    return any(os.path.exists(folder.path(name)) for name in _GROUP_FILES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +84,9 @@ class ZarrStore:
                 "Is the path right?"
             )
         sizes = self._zip_sizes() if self.is_zip else self.folder.sizes()
-        if not any(name in sizes for name in _GROUP_FILES):
+        if not any(name in sizes for name in GROUP_FILES):
             raise SourceNotFoundError(
-                f"{self.folder}: there is no Zarr group here: expected {' or '.join(_GROUP_FILES)} at its top. "
+                f"{self.folder}: there is no Zarr group here: expected {' or '.join(GROUP_FILES)} at its top. "
                 "Is this the folder that holds data/ and meta/?"
             )
         return ZarrListing(sizes)
