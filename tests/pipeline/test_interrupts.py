@@ -96,12 +96,17 @@ sys.exit(main(sys.argv[2:]))
 """
 
 
-@pytest.mark.parametrize("library", ["imagecodecs", "tensorstore"])
-def test_while_libraries_are_imported(library: str, data_dir: Path, tmp_path: Path) -> None:
-    """The first is there before the arguments are understood, the second when the source is opened."""
+@pytest.mark.parametrize(
+    ("library", "end"),
+    [
+        ("imagecodecs", "Stopped.\n"),  # Imported before the arguments are understood,
+        ("safetensors", f"Stopped before the first shard. {GO_ON}"),  # with the job,
+        ("torchcodec", f"Stopped before the first shard. {GO_ON}"),  # when the job begins.
+    ],
+)
+def test_while_libraries_are_imported(library: str, end: str, data_dir: Path, tmp_path: Path) -> None:
     command = ["materialize", str(data_dir / "pusht_v30"), str(tmp_path / "out")]
     program = [sys.executable, "-c", INTERRUPTED_IMPORT, library, *command]
     stopped = subprocess.run(program, capture_output=True, text=True, check=False, timeout=60)
     assert stopped.returncode == EXIT_FAILED
-    end = f"Stopped before the first shard. {GO_ON}" if library == "tensorstore" else "Stopped.\n"
     assert stopped.stderr == f"\n{STOPPING}{end}"
