@@ -117,7 +117,7 @@ class WindowDataset(Dataset[dict[str, Any]]):
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         """Several windows at once: what PyTorch's DataLoader calls for a batch."""
-        items = np.array([self._checked(index) for index in indices], np.int64)
+        items = np.array([window_number(index, len(self)) for index in indices], np.int64)
         batch, located = self.reader.allocate(len(items)), self._index.locate(items)
         self._index.open_shards(located)
         self.reader.fill(batch, 0, located)
@@ -294,11 +294,20 @@ class WindowDataset(Dataset[dict[str, Any]]):
         """What a saved position belongs to: plain JSON."""
         return {"dataset": self.manifest["plan"], "split": self.split, "items": len(self)}
 
-    def _checked(self, index: int) -> int:
-        number = operator.index(index)
-        if not -len(self) <= number < len(self):
-            raise IndexError(f"Index {number} is out of range: there are {len(self)} windows.")
-        return number % len(self)
+
+def window_number(index: int, num_windows: int) -> int:
+    """The number of a window by its index: a negative one counts from the end.
+
+    >>> window_number(2, 10), window_number(-1, 10)
+    (2, 9)
+
+    Raises:
+        IndexError: there is no such window.
+    """
+    number = operator.index(index)
+    if not -num_windows <= number < num_windows:
+        raise IndexError(f"Index {number} is out of range: there are {num_windows} windows.")
+    return number % num_windows
 
 
 def _described(window: FeatureWindow) -> str:

@@ -8,7 +8,6 @@ others of its dataset have come. All of it is computed from (seed, epoch); nothi
 from __future__ import annotations
 
 import bisect
-import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from predecode.reader.batch import Batch, Fetched
-from predecode.reader.dataset import WindowDataset
+from predecode.reader.dataset import WindowDataset, window_number
 from predecode.reader.permutation import Items, Order, Permutation, Positions
 from predecode.reader.split import Located
 from predecode.transforms.errors import UsageError
@@ -80,7 +79,7 @@ class MixedWindows(Dataset[dict[str, Any]]):
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         """Several windows at once: what PyTorch's DataLoader calls for a batch."""
         places: list[list[int]] = [[] for _ in self.datasets]
-        numbers = [self._checked(index) for index in indices]
+        numbers = [window_number(index, len(self)) for index in indices]
         for place, number in enumerate(numbers):
             places[self._dataset_of(number)].append(place)
         items: list[dict[str, Any]] = [{} for _ in numbers]
@@ -182,12 +181,6 @@ class MixedWindows(Dataset[dict[str, Any]]):
 
     def _dataset_of(self, item: int) -> int:
         return bisect.bisect_right(self._starts.tolist(), item) - 1
-
-    def _checked(self, index: int) -> int:
-        number = operator.index(index)
-        if not -len(self) <= number < len(self):
-            raise IndexError(f"Index {number} is out of range: there are {len(self)} windows.")
-        return number % len(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +18,7 @@ from predecode.reader.ranges import REMEDY
 from predecode.reader.selection import Selection
 from predecode.transforms.errors import FormatError
 from predecode.transforms.features import MAX_DIMENSIONS
+from predecode.transforms.format import TENSORS_LENGTH
 
 _DTYPES: dict[str, np.dtype[Any]] = {
     "F32": np.dtype("<f4"),
@@ -26,7 +26,6 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "I32": np.dtype("<i4"),
     "BOOL": np.dtype("?"),
 }
-_LENGTH = struct.Struct("<Q")
 _MAX_HEADER_BYTES = 1 << 20
 _MAX_KNOWN_BYTES = 1 << 26
 """Headers are kept up to so many bytes together: that is thousands of those that the job writes."""
@@ -89,12 +88,12 @@ class TensorLayouts:
         Raises:
             FormatError: it is not what the format says.
         """
-        if len(content) < _LENGTH.size:
+        if len(content) < TENSORS_LENGTH.size:
             raise FormatError(f"The tensors are cut short. {REMEDY}")
-        (length,) = _LENGTH.unpack_from(content)
-        if not length <= min(_MAX_HEADER_BYTES, len(content) - _LENGTH.size):
+        (length,) = TENSORS_LENGTH.unpack_from(content)
+        if not length <= min(_MAX_HEADER_BYTES, len(content) - TENSORS_LENGTH.size):
             raise FormatError(f"The tensors' header is longer than they are. {REMEDY}")
-        header = bytes(content[: _LENGTH.size + length])
+        header = bytes(content[: TENSORS_LENGTH.size + length])
         layout = self._known.get((header, num_anchors))
         if layout is None:
             layout = self._checked(_parse(header), len(header), num_anchors)
@@ -134,7 +133,7 @@ class TensorLayouts:
 
 def _parse(header: bytes) -> dict[str, TensorPlace]:
     try:
-        content = json.loads(header[_LENGTH.size :])
+        content = json.loads(header[TENSORS_LENGTH.size :])
         content.pop("__metadata__", None)
         places = {
             name: TensorPlace(_DTYPES[spec["dtype"]], tuple(spec["shape"]), *_bounds(spec["data_offsets"]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 import pyarrow as pa
 
 from predecode.transforms.layout import TRAIN, VAL
@@ -29,6 +31,9 @@ EPISODES_FILE = f"{META_FOLDER}/episodes/chunk-000/file-000.parquet"
 JSON_MEMBER = "json"
 DATA_MEMBER = "data.safetensors"
 FRAMES_EXTENSION = "frames"
+
+TENSORS_LENGTH = struct.Struct("<Q")
+"""What a safetensors file begins with: the length of the JSON that says where each tensor lies."""
 
 TAR_HEADER_BYTES = 512
 TAR_BLOCK_BYTES = 512

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import struct
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
@@ -12,11 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
+from predecode.transforms.format import TENSORS_LENGTH
+
 _Shape: TypeAlias = tuple[str, str, tuple[int, ...]]
 """Name, dtype as numpy's `str` has it, and shape of a tensor."""
-
-_LENGTH = struct.Struct("<Q")
-"""What a file begins with: the length of the JSON that says where each tensor lies."""
 
 
 def pack_tensors(tensors: Mapping[str, NDArray[Any]]) -> bytes:
@@ -35,6 +33,6 @@ def pack_tensors(tensors: Mapping[str, NDArray[Any]]) -> bytes:
 def _frame(shapes: tuple[_Shape, ...]) -> tuple[bytes, tuple[str, ...]]:
     """What stands before the values of tensors, and the order in which these follow: the library's own."""
     content = save({name: np.zeros(shape, dtype) for name, dtype, shape in shapes})
-    start = _LENGTH.size + _LENGTH.unpack_from(content)[0]
-    places = json.loads(content[_LENGTH.size : start])
+    start = TENSORS_LENGTH.size + TENSORS_LENGTH.unpack_from(content)[0]
+    places = json.loads(content[TENSORS_LENGTH.size : start])
     return content[:start], tuple(sorted(places, key=lambda name: places[name]["data_offsets"]))
