@@ -260,13 +260,18 @@ def test_a_disk_that_fails_is_not_asked_again(
 ) -> None:
     fill(cache, NAMES[0])
 
-    def fail(*_: object) -> bytes:
+    asked: list[object] = []
+
+    def fail(*arguments: object) -> bytes:
+        asked.append(arguments)
         raise OSError(errno.EIO, "I/O error")
 
     monkeypatch.setattr(os, "pread", fail)
     reader = CachedRanges(far, cache, shard_of)
     read_all(reader, NAMES[:1])
+    assert len(asked) == 1
     read_all(reader, NAMES[:1])
+    assert len(asked) == 1
 
 
 @pytest.mark.parametrize("call", ["posix_fallocate", "pwrite", "fdatasync", "rename"])
